@@ -1,0 +1,2 @@
+/* Engine: see engine.h. */
+#include "engine/engine.h"
