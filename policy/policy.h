@@ -1,0 +1,214 @@
+/* Policy: pure decisions. The one public header of policy/.
+ *
+ * What: loads one YAML document into an immutable snapshot; finds what a text holds (detectors, markings), classifies it, decides
+ *       who may send it where, and redacts a stream so that no byte of a masked span is ever released.
+ * Who:  any thread; a snapshot never changes and is reference counted; a scratch and a stream belong to one thread at a time.
+ * Promises: no I/O (but reading the file for the commands), no clock, no randomness: the same snapshot, facts and text give the same
+ *       result; zeroed memory denies; unknown is the stricter class.
+ * Limits: POL_*_MAX below.
+ * Not here: identity, rate counting, HTTP, what is recorded.
+ */
+#ifndef POLICY_POLICY_H
+#define POLICY_POLICY_H
+
+#include "base/buf.h"
+#include "base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define POL_FILE_MAX       (1u << 20)
+#define POL_NAME_MAX       64u   /* bytes of a role, model, backend, limit or guard name, with NUL: [A-Za-z0-9._:/-] */
+#define POL_ROLES_MAX      256u
+#define POL_MODELS_MAX     256u
+#define POL_BACKENDS_MAX   64u
+#define POL_ROUTES_MAX     8u    /* of one model */
+#define POL_REASONS_MAX    16u
+#define POL_FINDINGS_MAX   4096u /* of one text; past it the scan says BASE_TOO_LARGE and the request is refused */
+#define POL_HASH_HEX       65u
+
+/* ---- classes: public < internal < confidential < secret ---- */
+
+/* UNKNOWN as the class of a text is above every ceiling; as a ceiling it lets nothing pass. */
+enum pol_class { POL_CLASS_UNKNOWN = 0, POL_PUBLIC, POL_INTERNAL, POL_CONFIDENTIAL, POL_SECRET };
+
+const char *pol_class_name(enum pol_class cls);
+/* Case-insensitive; POL_CLASS_UNKNOWN for any other word. */
+enum pol_class pol_class_parse(const char *text, size_t len);
+bool pol_class_fits(enum pol_class cls, enum pol_class ceiling);
+/* The stricter of two; UNKNOWN wins. */
+enum pol_class pol_class_stricter(enum pol_class a, enum pol_class b);
+
+/* ---- detectors ---- */
+
+enum pol_detector {
+    POL_DETECT_NONE = 0,
+    POL_DETECT_CARD,        /* payment card, Luhn */
+    POL_DETECT_IBAN,        /* mod 97 */
+    POL_DETECT_EMAIL,
+    POL_DETECT_PRIVATE_KEY, /* PEM */
+    POL_DETECT_AWS_KEY,
+    POL_DETECT_GITHUB_TOKEN,
+    POL_DETECT_SLACK_TOKEN,
+    POL_DETECT_JWT,
+    POL_DETECT_COUNT
+};
+/* "card", "iban", "email", "private_key", "aws_key", "github_token", "slack_token", "jwt" */
+const char *pol_detector_name(enum pol_detector detector);
+
+/* By rising strictness. */
+enum pol_action { POL_ACTION_ALLOW = 0, POL_ACTION_TAG, POL_ACTION_FORCE_LOCAL, POL_ACTION_MASK, POL_ACTION_BLOCK };
+const char *pol_action_name(enum pol_action action);
+
+/* ---- snapshot ---- */
+
+struct pol_snapshot;
+
+/* `name` is the file's name for messages. BASE_INVALID: "NAME:LINE:COLUMN: what is wrong and what is allowed". */
+enum base_code pol_load(struct pol_snapshot **ret_snapshot, const char *name, const char *text, size_t len,
+                        struct base_err *err);
+enum base_code pol_load_file(struct pol_snapshot **ret_snapshot, const char *path, struct base_err *err);
+struct pol_snapshot *pol_ref(struct pol_snapshot *snapshot);
+void pol_unref(struct pol_snapshot *snapshot); /* NULL is allowed */
+/* SHA-256 of the document's canonical form, in hex: the version that an audit record names. */
+const char *pol_hash(const struct pol_snapshot *snapshot);
+
+enum pol_backend_kind { POL_BACKEND_NONE = 0, POL_BACKEND_ENGINE, POL_BACKEND_PROVIDER };
+
+struct pol_backend {
+    char name[POL_NAME_MAX];
+    enum pol_backend_kind kind;
+    enum pol_class max_class;
+    /* engine */
+    const char *file;             /* model file; relative to the policy file's folder when not absolute (already resolved) */
+    uint32_t context_tokens, max_sequences, queue_max, threads; /* 0: the engine's default */
+    /* provider; OpenAI-compatible */
+    const char *base_url;         /* https://host[:port]/v1, no user info, query or fragment */
+    const char *api_key_file;     /* NULL: none */
+    const char *ca_file;          /* NULL: the system's trust store */
+    uint32_t connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms, total_timeout_ms;
+};
+size_t pol_n_backends(const struct pol_snapshot *snapshot);
+const struct pol_backend *pol_backend_at(const struct pol_snapshot *snapshot, size_t index);
+
+struct pol_model {
+    char name[POL_NAME_MAX]; /* what a client asks for */
+    const char *description; /* "" when absent */
+    enum pol_class max_class; /* highest ceiling of its routes */
+    bool local_only;          /* every route is an engine */
+};
+size_t pol_n_models(const struct pol_snapshot *snapshot);
+const struct pol_model *pol_model_at(const struct pol_snapshot *snapshot, size_t index);
+/* True when one of the roles may use the model for some class. */
+bool pol_model_visible(const struct pol_snapshot *snapshot, size_t index, const char *const *roles, size_t n_roles);
+bool pol_role_exists(const struct pol_snapshot *snapshot, const char *role);
+
+/* ---- scanning a whole text ---- */
+
+struct pol_scratch; /* working memory of one thread */
+struct pol_scratch *pol_scratch_new(void);
+void pol_scratch_free(struct pol_scratch *scratch); /* NULL is allowed */
+
+struct pol_finding {
+    enum pol_detector detector;
+    size_t start, end; /* byte offsets in the text that was given */
+};
+struct pol_findings {
+    struct pol_finding *items; /* by start, not overlapping; owned: pol_findings_free */
+    size_t n, cap;
+    enum pol_class marking;    /* strictest marking met ("CONFIDENTIAL"), UNKNOWN when none */
+};
+void pol_findings_free(struct pol_findings *findings);
+/* Appends the findings of one text; offsets are those of this text. text is valid UTF-8. */
+enum base_code pol_scan(const struct pol_snapshot *snapshot, struct pol_scratch *scratch, const char *text, size_t len,
+                        struct pol_findings *findings, struct base_err *err);
+
+/* ---- deciding ---- */
+
+struct pol_facts {
+    const char *const *roles;
+    size_t n_roles;
+    const char *model;
+    bool label_given;        /* X-Data-Class was sent; an unknown word is UNKNOWN and so denied everywhere */
+    enum pol_class label;
+    enum pol_class marking;  /* UNKNOWN: none */
+    uint32_t detected;       /* bit (1u << enum pol_detector) for each kind found in the input */
+};
+
+enum pol_effect { POL_DENY = 0, POL_ALLOW };
+/* Stable; its name stands in API errors, records and metrics. */
+enum pol_deny {
+    POL_DENY_UNSPECIFIED = 0,
+    POL_DENY_NO_ROLE,          /* no role of the caller is known to the policy */
+    POL_DENY_MODEL_UNKNOWN,
+    POL_DENY_MODEL_NOT_ALLOWED,/* exists, but no role grants it; told to the client like MODEL_UNKNOWN */
+    POL_DENY_CLASS_UNKNOWN,    /* the label is no known class */
+    POL_DENY_CLASS_TOO_HIGH,   /* above the role's or every route's ceiling */
+    POL_DENY_GUARD_BLOCK       /* the guard profile blocks what was found */
+};
+const char *pol_deny_name(enum pol_deny deny);
+
+struct pol_limits {
+    char name[POL_NAME_MAX];
+    uint32_t requests_per_minute, requests_burst; /* 0 requests_per_minute: no limit */
+    uint64_t tokens_per_minute, tokens_burst;     /* 0 tokens_per_minute: no limit */
+    enum pol_fail_mode { POL_FAIL_CLOSED = 0, POL_FAIL_OPEN } fail_mode; /* when the limit store is away */
+};
+
+struct pol_guard {
+    char name[POL_NAME_MAX];
+    enum pol_action input[POL_DETECT_COUNT], output[POL_DETECT_COUNT];
+};
+
+struct pol_route {
+    const struct pol_backend *backend; /* lives as long as the snapshot */
+    char upstream_model[POL_NAME_MAX];
+};
+
+struct pol_decision {
+    enum pol_effect effect;
+    enum pol_deny deny;             /* when denied */
+    enum pol_class cls;             /* the class decided on */
+    char cls_source[24];            /* "label", "marking", "detector", "default" */
+    struct pol_route routes[POL_ROUTES_MAX]; /* in order; each fits the class */
+    size_t n_routes;
+    struct pol_limits limits;
+    struct pol_guard guard;
+    char reasons[POL_REASONS_MAX][96]; /* for people: "route mock skipped: ceiling internal < confidential" */
+    size_t n_reasons;
+};
+/* Never fails: what it cannot decide is denied. */
+void pol_decide(const struct pol_snapshot *snapshot, const struct pol_facts *facts, struct pol_decision *ret_decision);
+
+/* Writes the text with every finding whose input action is MASK replaced by "[CARD_MASKED]" and the like. */
+enum base_code pol_mask(const struct pol_guard *guard, const char *text, size_t len, const struct pol_findings *findings,
+                        struct base_buf *out, uint32_t *ret_n_masked);
+
+/* ---- guarding a stream ---- */
+
+struct pol_stream;
+
+struct pol_stream_report {
+    uint32_t found[POL_DETECT_COUNT]; /* confirmed so far, by detector */
+    uint32_t masked;                  /* spans replaced */
+    bool blocked;
+    enum pol_detector blocked_by;
+    size_t held_bytes;                /* taken and not yet released */
+};
+
+/* Guards one answer with the decision's output actions. The snapshot is referenced. */
+struct pol_stream *pol_stream_new(struct pol_snapshot *snapshot, struct pol_scratch *scratch,
+                                  const struct pol_guard *guard);
+void pol_stream_free(struct pol_stream *stream); /* NULL is allowed */
+/* Takes a chunk (valid UTF-8, any cut between characters) and appends what may be released now. The released text of a whole
+ * answer is the same for every chunking, and equals pol_scan + masking of the whole text. BASE_DENIED: blocked; nothing more is
+ * released and the caller stops the source. */
+enum base_code pol_stream_push(struct pol_stream *stream, const char *text, size_t len, struct base_buf *out);
+/* The end: releases what was held. */
+enum base_code pol_stream_finish(struct pol_stream *stream, struct base_buf *out);
+const struct pol_stream_report *pol_stream_report(const struct pol_stream *stream);
+
+/* The commands `policy check FILE` and `policy explain --role R --model M --class C [FILE]`; argv[0] is "policy". */
+int pol_cli_main(int argc, char **argv, const char *default_file);
+
+#endif
