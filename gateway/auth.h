@@ -1,0 +1,54 @@
+/* Auth: from a request's credentials to a principal.
+ *
+ * What: API keys (Authorization: Bearer, x-api-key, api-key) and session cookies. Keys are found in an in-memory snapshot of the key
+ *       table, refreshed by notification and poll, so that a request needs no database and Postgres may be away; revocation takes effect
+ *       within a second while Postgres is there.
+ * Who:  gw_auth_identify on a loop; answers at once or later on the same loop.
+ */
+#ifndef GATEWAY_AUTH_H
+#define GATEWAY_AUTH_H
+
+#include "base/err.h"
+#include "base/secret.h"
+#include "gateway/principal.h"
+#include "gateway/server.h"
+
+struct gw_store; /* store.h */
+struct gw_auth;
+
+/* Zero refuses. Each has one public error code. */
+enum gw_auth_result {
+    GW_AUTH_REFUSED = 0,   /* 401 invalid_api_key: unknown, malformed, more than one credential */
+    GW_AUTH_MISSING,       /* 401 missing_credentials */
+    GW_AUTH_EXPIRED,       /* 401 expired_api_key */
+    GW_AUTH_REVOKED,       /* 401 revoked_api_key */
+    GW_AUTH_SESSION_ENDED, /* 401 session_ended: sign in again */
+    GW_AUTH_CSRF,          /* 403 csrf_failed: cookie without the right token or with a foreign Origin */
+    GW_AUTH_UNAVAILABLE,   /* 503 identity_unavailable */
+    GW_AUTH_OK
+};
+const char *gw_auth_result_code(enum gw_auth_result result);
+
+struct gw_auth_options {
+    struct gw_store *store;
+    const struct base_secret *key_pepper;  /* HMAC key for API keys, session tokens and links; 32 bytes */
+    const char *public_origin;             /* "https://localhost:8443": what Origin must be */
+    unsigned session_idle_s, session_absolute_s;
+};
+enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_options *options, struct base_err *err);
+void gw_auth_free(struct gw_auth *auth);
+
+/* Calls done exactly once on the request's loop, possibly before returning; not called when the client leaves first (the closed
+ * callback has run then). principal is borrowed for the callback. */
+typedef void gw_identified_fn(enum gw_auth_result result, const struct gw_principal *principal, void *user);
+void gw_auth_identify(struct gw_auth *auth, struct gw_http *http, gw_identified_fn *done, void *user);
+
+/* The page's endpoints, handed over by the router with the whole request:
+ *   GET  /auth/link?token=...   a small page with a button (a mail scanner that fetches the link must not use it up)
+ *   POST /auth/link             uses the link: sets the session cookie, 303 to /
+ *   GET  /auth/session          who am I: {"subject":..., "roles":[...], "csrf_token":..., "expires_at":...} or 401
+ *   POST /auth/logout           ends the session
+ * True when the path was one of these and has been answered. */
+bool gw_auth_handle(struct gw_auth *auth, struct gw_http *http);
+
+#endif

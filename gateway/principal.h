@@ -1,0 +1,33 @@
+/* Principal: who makes a request, whatever proved it. The seam for single sign-on: API keys and sessions fill the same struct.
+ *
+ * Who: filled by auth.c on a loop; copied by value; holds no credential.
+ */
+#ifndef GATEWAY_PRINCIPAL_H
+#define GATEWAY_PRINCIPAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define GW_ISSUER_MAX    128u
+#define GW_SUBJECT_MAX   256u
+#define GW_ROLE_MAX      64u
+#define GW_ROLES_MAX     16u
+#define GW_CREDENTIAL_MAX 40u
+
+enum gw_auth_method { GW_AUTH_NONE = 0, GW_AUTH_API_KEY, GW_AUTH_SESSION };
+
+struct gw_principal {
+    enum gw_auth_method method;             /* NONE: nobody; every check refuses */
+    char issuer[GW_ISSUER_MAX];             /* "gatehouse:keys", "gatehouse:local", later an IdP's issuer */
+    char subject[GW_SUBJECT_MAX];           /* the key's owner, the person */
+    char tenant[64];                        /* "default" */
+    char roles[GW_ROLES_MAX][GW_ROLE_MAX];
+    unsigned n_roles;
+    char credential_id[GW_CREDENTIAL_MAX];  /* key id, or hash prefix of the session */
+    bool is_admin;                          /* has the role "admin" */
+    uint64_t cache_tag;                     /* KV pages are not shared between tags: one per person */
+};
+
+const char *gw_auth_method_name(enum gw_auth_method method); /* "none", "api_key", "session" */
+
+#endif
