@@ -177,6 +177,10 @@ struct pol_decision {
     char reasons[POL_REASONS_MAX][96]; /* for people: "route mock skipped: ceiling internal < confidential" */
     size_t n_reasons;
 };
+/* The limits that a caller with these roles has, whatever the request: what admission needs before a text is looked at. No known role:
+ * one request a minute, closed. */
+void pol_limits_for(const struct pol_snapshot *snapshot, const char *const *roles, size_t n_roles,
+                    struct pol_limits *ret_limits);
 /* Never fails: what it cannot decide is denied. */
 void pol_decide(const struct pol_snapshot *snapshot, const struct pol_facts *facts, struct pol_decision *ret_decision);
 
