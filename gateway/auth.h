@@ -29,19 +29,31 @@ enum gw_auth_result {
 };
 const char *gw_auth_result_code(enum gw_auth_result result);
 
+/* Records an event of identity in the audit ("link.use", "link.refuse", "session.start", "session.end"). Called on a loop; must not
+ * block. who->method is GW_AUTH_NONE when nobody was identified; target names the session or is "". False: it could not be recorded;
+ * a sign-in is then taken back and answered 503. */
+typedef bool gw_auth_record_fn(const char *action, const struct gw_principal *who, const char *target, void *user);
+
 struct gw_auth_options {
     struct gw_store *store;
     const struct base_secret *key_pepper;  /* HMAC key for API keys, session tokens and links; 32 bytes */
     const char *public_origin;             /* "https://localhost:8443": what Origin must be */
     unsigned session_idle_s, session_absolute_s;
+    gw_auth_record_fn *record;             /* NULL: events are dropped (tests) */
+    void *record_user;
 };
+/* BASE_INVALID: a pepper shorter than 32 bytes, an origin that is no "scheme://host[:port]". Nothing is copied but the origin. */
 enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_options *options, struct base_err *err);
 void gw_auth_free(struct gw_auth *auth);
 
-/* Calls done exactly once on the request's loop, possibly before returning; not called when the client leaves first (the closed
- * callback has run then). principal is borrowed for the callback. */
+/* Calls done exactly once on the request's loop, possibly before returning (API keys: always; sessions: when verified moments ago).
+ * principal is borrowed for the callback, NULL unless GW_AUTH_OK. Everything that is needed of http is read before returning.
+ * NULL when done was already called; else the handle to forget by when the client leaves first (in the closed callback): done is
+ * then not called. The handle is dead once done ran. */
 typedef void gw_identified_fn(enum gw_auth_result result, const struct gw_principal *principal, void *user);
-void gw_auth_identify(struct gw_auth *auth, struct gw_http *http, gw_identified_fn *done, void *user);
+struct gw_auth_pending;
+struct gw_auth_pending *gw_auth_identify(struct gw_auth *auth, struct gw_http *http, gw_identified_fn *done, void *user);
+void gw_auth_forget(struct gw_auth_pending *pending); /* NULL is allowed */
 
 /* The page's endpoints, handed over by the router with the whole request:
  *   GET  /auth/link?token=...   a small page with a button (a mail scanner that fetches the link must not use it up)

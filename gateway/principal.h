@@ -5,6 +5,8 @@
 #ifndef GATEWAY_PRINCIPAL_H
 #define GATEWAY_PRINCIPAL_H
 
+#include "base/err.h"
+
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -27,6 +29,13 @@ struct gw_principal {
     bool is_admin;                          /* has the role "admin" */
     uint64_t cache_tag;                     /* KV pages are not shared between tags: one per person */
 };
+
+/* Fills issuer, subject, tenant, roles and is_admin from text; roles are separated by newlines ("" for none). BASE_INVALID, with
+ * *principal untouched, when something is empty, too long, or there are too many roles: a cut-off identity would be another's. */
+enum base_code gw_principal_fill(struct gw_principal *principal, const char *issuer, const char *subject, const char *tenant,
+                                 const char *roles);
+/* 1-63 of [A-Za-z0-9._-]: what keys and links may be given. */
+bool gw_role_valid(const char *role);
 
 const char *gw_auth_method_name(enum gw_auth_method method); /* "none", "api_key", "session" */
 
