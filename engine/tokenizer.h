@@ -57,6 +57,14 @@ void eng_tokenizer_free(struct eng_tokenizer *tok); /* NULL is allowed */
 enum base_code eng_tokenize(const struct eng_tokenizer *tok, const char *text, size_t len, bool add_special,
                             bool parse_special, uint32_t max_ids, int32_t **ids, uint32_t *n_ids, struct base_err *err);
 
+struct eng_template_span;
+/* The same for a rendered chat: control tokens are taken from template spans alone, and the text between them is tokenized
+ * as one, so that words may cross from template to message as they did in training. spans cover the text in order. BOS
+ * is added when the model wants one and the template has not written it. */
+enum base_code eng_tokenize_spans(const struct eng_tokenizer *tok, const char *text,
+                                  const struct eng_template_span *spans, size_t n_spans, bool add_special,
+                                  uint32_t max_ids, int32_t **ids, uint32_t *n_ids, struct base_err *err);
+
 /* The bytes of one token as output text (empty for control tokens unless `render_special`). Borrowed for the tokenizer's
  * life. Bytes of one token need not be whole UTF-8. */
 struct eng_str eng_token_bytes(const struct eng_tokenizer *tok, int32_t id, bool render_special);
