@@ -24,7 +24,7 @@
 #include <time.h>
 
 enum {
-    VOCAB = 1536, DIM = 192, LAYERS = 6, HEADS = 6, KV_HEADS = 3, HEAD_DIM = 32, FFN = 512,
+    VOCAB = 1536, DIM = 256, LAYERS = 6, HEADS = 8, KV_HEADS = 4, HEAD_DIM = 32, FFN = 512,
     Q_DIM = HEADS * HEAD_DIM, KV_DIM = KV_HEADS * HEAD_DIM, QKV_DIM = Q_DIM + 2 * KV_DIM,
     WORKERS = 2, BUDGET = 1024, /* tokens in one worker's half of a batch */
     WARMUP = 200

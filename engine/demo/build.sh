@@ -1,0 +1,23 @@
+#!/bin/sh
+# Rebuilds gatehouse-demo.gguf from nothing: corpus, tokenizer, training, export, evaluation.
+# Needs gcc, libopenblas-dev and Debian's python3-numpy.
+#   engine/demo/build.sh [SCRATCH_DIR] [OUTPUT.gguf]
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+scratch=${1:-/tmp/demo-model}
+output=${2:-$here/gatehouse-demo.gguf}
+steps=${STEPS:-14000}
+mkdir -p "$scratch"
+export OPENBLAS_NUM_THREADS=1 PYTHONHASHSEED=0
+
+/usr/bin/python3 "$here/corpus.py" "$scratch" --conversations 300000 --seed 1
+/usr/bin/python3 "$here/tokenizer.py" train "$scratch/train.jsonl" "$scratch/tokenizer.json"
+for split in train val; do
+    /usr/bin/python3 "$here/tokenizer.py" encode "$scratch/$split.jsonl" "$scratch/tokenizer.json" "$scratch/$split"
+done
+# -ffast-math lets the compiler vectorise expf; gnu17 for posix_memalign and clock_gettime.
+gcc -std=gnu17 -O3 -march=native -ffast-math -Wall -Wextra -o "$scratch/train" "$here/train.c" -lopenblas -lpthread -lm
+"$scratch/train" "$scratch" "$scratch/check.ckpt" --check
+nice -n 5 "$scratch/train" "$scratch" "$scratch/model.ckpt" --steps "$steps" --lr 0.0015
+/usr/bin/python3 "$here/export.py" "$scratch/model.ckpt" "$scratch/tokenizer.json" "$output"
+/usr/bin/python3 "$here/evaluate.py" "$output"
