@@ -1,0 +1,575 @@
+/* The CPU device: memory, the pool, and the ops over a set of kernels (scalar, AVX2, AVX-512). */
+#include "engine/kernels_cpu.h"
+
+#include "base/mem.h"
+#include "base/secret.h"
+#include "engine/pool.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+struct eng_buf {
+    float *data;
+    size_t n;
+};
+
+struct eng_kv_store {
+    struct eng_kv_shape shape;
+    size_t page_bytes; /* of one layer's K */
+    uint8_t *data;     /* [layer][k, v][page][kv head][...] */
+    size_t bytes;
+};
+
+struct eng_device {
+    const struct eng_cpu_kernels *kernels;
+    struct eng_pool *pool;
+    struct eng_device_options options;
+    struct eng_step step; /* arrays below */
+    int32_t *ids;
+    uint32_t *positions, *sequences, *page_table;
+    uint32_t page_table_max;
+    struct eng_cpu_act act;
+    uint32_t act_cols;      /* columns that `act` has room for */
+    float *scratch;         /* [n_threads, scratch_floats] */
+    size_t scratch_floats;
+};
+
+/* Zeroed, page-aligned; large blocks ask for huge pages, which spares TLB misses in the weights. */
+static void *map_bytes(size_t bytes)
+{
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (p == MAP_FAILED)
+        return NULL;
+    if (bytes >= 4u << 20)
+        madvise(p, bytes, MADV_HUGEPAGE);
+    return p;
+}
+
+/* Grows every thread's scratch memory to n floats. */
+static bool need_scratch(struct eng_device *dev, size_t n)
+{
+    float *p;
+
+    n = (n + 31) / 32 * 32;
+    if (n <= dev->scratch_floats)
+        return true;
+    p = aligned_alloc(128, n * sizeof(float) * dev->options.n_threads);
+    if (p == NULL)
+        return false;
+    free(dev->scratch);
+    dev->scratch = p;
+    dev->scratch_floats = n;
+    return true;
+}
+
+static float *scratch_of(const struct eng_device *dev, unsigned thread)
+{
+    return dev->scratch + thread * dev->scratch_floats;
+}
+
+static void act_free(struct eng_cpu_act *act)
+{
+    free(act->q);
+    free(act->d);
+    free(act->sum);
+    free(act->neg_sum);
+    free(act->neg_sum16);
+    *act = (struct eng_cpu_act){0};
+}
+
+static bool need_act(struct eng_device *dev, uint32_t cols)
+{
+    size_t n = (size_t)dev->options.max_tokens * (cols / 32);
+
+    if (cols <= dev->act_cols)
+        return true;
+    act_free(&dev->act);
+    dev->act_cols = 0;
+    dev->act.q = aligned_alloc(64, (n * 32 + 63) / 64 * 64);
+    dev->act.d = base_try_zarray(n, sizeof(float));
+    dev->act.sum = base_try_zarray(n, sizeof(float));
+    dev->act.neg_sum = base_try_zarray(n, sizeof(int32_t));
+    dev->act.neg_sum16 = base_try_zarray(n, 2 * sizeof(int32_t));
+    if (dev->act.q == NULL || dev->act.d == NULL || dev->act.sum == NULL || dev->act.neg_sum == NULL ||
+        dev->act.neg_sum16 == NULL)
+        return false;
+    dev->act_cols = cols;
+    return true;
+}
+
+static void cpu_close(struct eng_device *dev)
+{
+    if (dev == NULL)
+        return;
+    eng_pool_free(dev->pool);
+    act_free(&dev->act);
+    free(dev->ids);
+    free(dev->positions);
+    free(dev->sequences);
+    free(dev->page_table);
+    free(dev->scratch);
+    free(dev);
+}
+
+static enum base_code open_with(const struct eng_cpu_kernels *kernels, struct eng_device **ret_dev,
+                                const struct eng_device_options *options, struct base_err *err)
+{
+    struct eng_device *dev = base_zalloc(sizeof(*dev));
+    uint32_t pages = (options->max_context + ENG_PAGE_TOKENS - 1) / ENG_PAGE_TOKENS;
+
+    dev->kernels = kernels;
+    dev->options = *options;
+    dev->ids = base_try_zarray(options->max_tokens, sizeof(*dev->ids));
+    dev->positions = base_try_zarray(options->max_tokens, sizeof(*dev->positions));
+    dev->sequences = base_try_zarray(options->max_tokens, sizeof(*dev->sequences));
+    dev->page_table_max = options->max_sequences * pages;
+    dev->page_table = base_try_zarray(dev->page_table_max, sizeof(*dev->page_table));
+    if (dev->ids == NULL || dev->positions == NULL || dev->sequences == NULL || dev->page_table == NULL) {
+        cpu_close(dev);
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for a step of %u tokens", options->max_tokens);
+    }
+    dev->pool = eng_pool_new(options->n_threads);
+    if (dev->pool == NULL) {
+        cpu_close(dev);
+        return base_fail(err, BASE_UNAVAILABLE, 0, "%u threads cannot be started", options->n_threads);
+    }
+    *ret_dev = dev;
+    return BASE_OK;
+}
+
+static enum base_code open_scalar(struct eng_device **ret_dev, const struct eng_device_options *options,
+                                  struct base_err *err)
+{
+    return open_with(&eng_cpu_scalar, ret_dev, options, err);
+}
+
+#if defined(ENG_HAVE_X86_KERNELS)
+static enum base_code open_avx2(struct eng_device **ret_dev, const struct eng_device_options *options,
+                                struct base_err *err)
+{
+    return open_with(&eng_cpu_avx2, ret_dev, options, err);
+}
+
+static enum base_code open_avx512(struct eng_device **ret_dev, const struct eng_device_options *options,
+                                  struct base_err *err)
+{
+    return open_with(&eng_cpu_avx512, ret_dev, options, err);
+}
+#endif
+
+static void cpu_describe(const struct eng_device *dev, char *out, size_t out_bytes)
+{
+    snprintf(out, out_bytes, "CPU, %u thread%s, %s", dev->options.n_threads, dev->options.n_threads == 1 ? "" : "s",
+             dev->kernels->label);
+}
+
+static void cpu_weight_free(struct eng_device *dev, struct eng_weight *w)
+{
+    if (w == NULL)
+        return;
+    if (w->packed != NULL)
+        munmap(w->packed, (w->rows + ENG_LANES - 1) / ENG_LANES * w->group_bytes);
+    free(w);
+}
+
+static void pack_groups(void *arg, unsigned thread, uint32_t begin, uint32_t end)
+{
+    struct eng_weight *w = arg;
+
+    for (uint32_t g = begin; g < end; g++)
+        eng_cpu_pack(w->type, w->raw, w->rows, w->cols, g, w->packed + g * w->group_bytes);
+}
+
+static enum base_code cpu_weight_new(struct eng_device *dev, enum eng_type type, uint32_t rows, uint32_t cols,
+                                     const void *data, struct eng_weight **ret_weight, struct base_err *err)
+{
+    struct eng_weight *w = base_zalloc(sizeof(*w));
+    uint32_t n_groups = (rows + ENG_LANES - 1) / ENG_LANES;
+
+    *w = (struct eng_weight){.type = type, .rows = rows, .cols = cols, .raw = data};
+    if (rows > 0 && dev->kernels->packs) {
+        w->group_bytes = eng_cpu_group_bytes(type, cols);
+        w->packed = map_bytes(n_groups * w->group_bytes);
+        if (w->packed != NULL)
+            eng_pool_run(dev->pool, pack_groups, w, n_groups, 4);
+    }
+    if ((rows > 0 && dev->kernels->packs && w->packed == NULL) || (rows > 0 && !need_scratch(dev, cols)) ||
+        (eng_type_info(type)->block_values > 1 && !need_act(dev, cols))) {
+        cpu_weight_free(dev, w);
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for a weight of %u x %u", rows, cols);
+    }
+    *ret_weight = w;
+    return BASE_OK;
+}
+
+static void cpu_buf_free(struct eng_device *dev, struct eng_buf *buf)
+{
+    if (buf == NULL)
+        return;
+    base_wipe(buf->data, buf->n * sizeof(float)); /* activations can be turned back into text */
+    free(buf->data);
+    free(buf);
+}
+
+static enum base_code cpu_buf_new(struct eng_device *dev, size_t n_floats, struct eng_buf **ret_buf, struct base_err *err)
+{
+    struct eng_buf *buf = base_zalloc(sizeof(*buf));
+
+    buf->n = n_floats;
+    buf->data = aligned_alloc(64, (n_floats * sizeof(float) + 63) / 64 * 64);
+    if (buf->data == NULL) {
+        free(buf);
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for %zu activations", n_floats);
+    }
+    memset(buf->data, 0, n_floats * sizeof(float));
+    *ret_buf = buf;
+    return BASE_OK;
+}
+
+static void cpu_buf_read(struct eng_device *dev, const struct eng_buf *buf, size_t first, float *out, size_t n)
+{
+    memcpy(out, buf->data + first, n * sizeof(float));
+}
+
+static size_t layer_page_bytes(const struct eng_kv_shape *shape)
+{
+    return (size_t)shape->n_kv_heads * shape->head_dim * ENG_PAGE_TOKENS * (shape->type == ENG_F32 ? 4 : 2);
+}
+
+static uint64_t cpu_kv_page_bytes(const struct eng_kv_shape *shape)
+{
+    return (uint64_t)layer_page_bytes(shape) * 2 * shape->n_layers;
+}
+
+static void cpu_kv_free(struct eng_device *dev, struct eng_kv_store *kv)
+{
+    if (kv == NULL)
+        return;
+    munmap(kv->data, kv->bytes);
+    free(kv);
+}
+
+static enum base_code cpu_kv_new(struct eng_device *dev, const struct eng_kv_shape *shape, struct eng_kv_store **ret_kv,
+                                 struct base_err *err)
+{
+    struct eng_kv_store *kv = base_zalloc(sizeof(*kv));
+    size_t scores = (dev->options.max_context + ENG_PAGE_TOKENS - 1) / ENG_PAGE_TOKENS * ENG_PAGE_TOKENS;
+
+    kv->shape = *shape;
+    kv->page_bytes = layer_page_bytes(shape);
+    kv->bytes = (size_t)cpu_kv_page_bytes(shape) * shape->n_pages;
+    kv->data = map_bytes(kv->bytes);
+    if (kv->data == NULL) {
+        free(kv);
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for %u KV pages", shape->n_pages);
+    }
+    /* Keys and values stay out of core dumps. */
+    madvise(kv->data, kv->bytes, MADV_DONTDUMP);
+    if (!need_scratch(dev, scores * (shape->n_heads / shape->n_kv_heads))) {
+        cpu_kv_free(dev, kv);
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for the scores of %zu positions", scores);
+    }
+    *ret_kv = kv;
+    return BASE_OK;
+}
+
+/* Page 0 of a layer's K (which 0) or V (1). */
+static uint8_t *kv_layer(const struct eng_kv_store *kv, uint32_t layer, uint32_t which)
+{
+    return kv->data + ((size_t)layer * 2 + which) * kv->shape.n_pages * kv->page_bytes;
+}
+
+static void cpu_kv_wipe(struct eng_device *dev, struct eng_kv_store *kv, uint32_t page)
+{
+    for (uint32_t i = 0; i < 2 * kv->shape.n_layers; i++)
+        base_wipe(kv_layer(kv, i / 2, i % 2) + page * kv->page_bytes, kv->page_bytes);
+}
+
+static bool cpu_kv_is_wiped(struct eng_device *dev, const struct eng_kv_store *kv, uint32_t page)
+{
+    for (uint32_t i = 0; i < 2 * kv->shape.n_layers; i++) {
+        const uint8_t *p = kv_layer(kv, i / 2, i % 2) + page * kv->page_bytes;
+
+        for (size_t j = 0; j < kv->page_bytes; j++) {
+            if (p[j] != 0)
+                return false;
+        }
+    }
+    return true;
+}
+
+static void cpu_step_begin(struct eng_device *dev, const struct eng_step *step)
+{
+    memcpy(dev->ids, step->ids, step->n_tokens * sizeof(*dev->ids));
+    memcpy(dev->positions, step->positions, step->n_tokens * sizeof(*dev->positions));
+    memcpy(dev->sequences, step->sequences, step->n_tokens * sizeof(*dev->sequences));
+    memcpy(dev->page_table, step->page_table,
+           (size_t)step->n_sequences * step->pages_per_sequence * sizeof(*dev->page_table));
+    dev->step = *step;
+    dev->step.ids = dev->ids;
+    dev->step.positions = dev->positions;
+    dev->step.sequences = dev->sequences;
+    dev->step.page_table = dev->page_table;
+}
+
+static void cpu_embed(struct eng_device *dev, const struct eng_weight *w, struct eng_buf *out)
+{
+    for (uint32_t t = 0; t < dev->step.n_tokens; t++)
+        eng_dequant(w->type, w->raw + (uint32_t)dev->step.ids[t] * eng_row_bytes(w->type, w->cols),
+                    out->data + (size_t)t * w->cols, w->cols);
+}
+
+struct norm_job {
+    const struct eng_cpu_kernels *kernels;
+    const float *x, *w;
+    float *out;
+    uint32_t cols;
+    float eps;
+};
+
+static void norm_rows(void *arg, unsigned thread, uint32_t begin, uint32_t end)
+{
+    const struct norm_job *job = arg;
+
+    for (uint32_t r = begin; r < end; r++)
+        job->kernels->rms_norm(job->x + (size_t)r * job->cols, job->w, job->eps, job->cols,
+                               job->out + (size_t)r * job->cols);
+}
+
+static void cpu_rms_norm(struct eng_device *dev, const struct eng_buf *x, uint32_t n, const struct eng_weight *w, float eps,
+                         struct eng_buf *out)
+{
+    struct norm_job job = {dev->kernels, x->data, (const float *)w->raw, out->data, w->cols, eps};
+
+    eng_pool_run(dev->pool, norm_rows, &job, n, 8);
+}
+
+struct act_job {
+    struct eng_device *dev;
+    const float *x;
+    uint32_t cols;
+};
+
+static void quantize_rows(void *arg, unsigned thread, uint32_t begin, uint32_t end)
+{
+    const struct act_job *job = arg;
+
+    for (uint32_t r = begin; r < end; r++)
+        job->dev->kernels->quantize(job->x + (size_t)r * job->cols, job->cols, &job->dev->act, r);
+}
+
+struct matmul_job {
+    struct eng_device *dev;
+    struct eng_cpu_matmul mms[ENG_MATMULS_MAX];
+    uint32_t ends[ENG_MATMULS_MAX]; /* groups of this and the ones before */
+    uint32_t n;
+};
+
+static void matmul_groups(void *arg, unsigned thread, uint32_t begin, uint32_t end)
+{
+    const struct matmul_job *job = arg;
+    uint32_t start = 0;
+
+    for (uint32_t i = 0; i < job->n; start = job->ends[i++]) {
+        uint32_t from = begin > start ? begin : start, to = end < job->ends[i] ? end : job->ends[i];
+
+        if (from < to)
+            job->dev->kernels->matmul(&job->mms[i], from - start, to - start, scratch_of(job->dev, thread));
+    }
+}
+
+/* Groups of one piece of work: about 128 KiB of weights, so that they stay in the second-level cache while they meet all tokens,
+ * but enough pieces for every thread. */
+static uint32_t matmul_grain(const struct eng_device *dev, const struct eng_weight *w, uint32_t n_groups)
+{
+    size_t bytes = w->packed != NULL ? w->group_bytes : ENG_LANES * eng_row_bytes(w->type, w->cols);
+    uint32_t grain = (uint32_t)((128u << 10) / (bytes + 1)) + 1, fair = n_groups / (dev->options.n_threads * 4) + 1;
+
+    return grain < fair ? grain : fair;
+}
+
+static void cpu_matmul(struct eng_device *dev, const struct eng_buf *x, uint32_t n, const struct eng_matmul *mms,
+                       uint32_t n_mms)
+{
+    struct matmul_job job = {.dev = dev, .n = n_mms};
+    uint32_t n_groups = 0;
+    bool rounded = false;
+
+    for (uint32_t i = 0; i < n_mms; i++) {
+        const struct eng_weight *w = mms[i].w;
+        const float *bias = mms[i].bias != NULL ? (const float *)mms[i].bias->raw : NULL;
+
+        rounded |= w->packed != NULL && eng_type_info(w->type)->block_values > 1;
+        job.mms[i] = (struct eng_cpu_matmul){w, x->data, &dev->act, n, bias, mms[i].out->data, mms[i].accumulate};
+        n_groups += (w->rows + ENG_LANES - 1) / ENG_LANES;
+        job.ends[i] = n_groups;
+    }
+    if (rounded) {
+        struct act_job act = {dev, x->data, mms[0].w->cols};
+
+        dev->act.stride = mms[0].w->cols / 32;
+        eng_pool_run(dev->pool, quantize_rows, &act, n, 8);
+    }
+    eng_pool_run(dev->pool, matmul_groups, &job, n_groups, matmul_grain(dev, mms[0].w, n_groups));
+}
+
+static void rope_head(float *x, const float *cs, uint32_t half, bool halves)
+{
+    for (uint32_t i = 0; i < half; i++) {
+        float *a = &x[halves ? i : 2 * i], *b = halves ? a + half : a + 1;
+        float c = cs[i], s = cs[half + i], x0 = *a, x1 = *b;
+
+        *a = x0 * c - x1 * s;
+        *b = x0 * s + x1 * c;
+    }
+}
+
+static void cpu_rope(struct eng_device *dev, struct eng_buf *x, uint32_t n_heads, uint32_t head_dim,
+                     const struct eng_weight *table, uint32_t rope_dim, bool halves)
+{
+    for (uint32_t t = 0; t < dev->step.n_tokens; t++) {
+        const float *cs = (const float *)table->raw + (size_t)dev->step.positions[t] * rope_dim;
+
+        for (uint32_t h = 0; h < n_heads; h++)
+            rope_head(x->data + ((size_t)t * n_heads + h) * head_dim, cs, rope_dim / 2, halves);
+    }
+}
+
+/* One head's key into column `slot` of its page, one head's value into row `slot`. */
+static void store_head(const struct eng_device *dev, enum eng_type type, uint8_t *k_page, uint8_t *v_page, uint32_t slot,
+                       const float *k, const float *v, uint32_t hd)
+{
+    if (type == ENG_F32) {
+        for (uint32_t i = 0; i < hd; i++)
+            ((float *)k_page)[i * ENG_PAGE_TOKENS + slot] = k[i];
+        memcpy((float *)v_page + (size_t)slot * hd, v, hd * sizeof(float));
+    } else {
+        uint16_t k16[ENG_HEAD_DIM_MAX];
+
+        dev->kernels->to_f16(k, k16, hd);
+        for (uint32_t i = 0; i < hd; i++)
+            ((uint16_t *)k_page)[i * ENG_PAGE_TOKENS + slot] = k16[i];
+        dev->kernels->to_f16(v, (uint16_t *)v_page + (size_t)slot * hd, hd);
+    }
+}
+
+static void cpu_kv_write(struct eng_device *dev, struct eng_kv_store *kv, uint32_t layer, const struct eng_buf *k,
+                         const struct eng_buf *v)
+{
+    const struct eng_step *st = &dev->step;
+    uint32_t heads = kv->shape.n_kv_heads, hd = kv->shape.head_dim;
+    size_t head_bytes = kv->page_bytes / heads;
+
+    for (uint32_t t = 0; t < st->n_tokens; t++) {
+        uint32_t pos = st->positions[t];
+        uint32_t page = st->page_table[(size_t)st->sequences[t] * st->pages_per_sequence + pos / ENG_PAGE_TOKENS];
+        uint8_t *k_page = kv_layer(kv, layer, 0) + page * kv->page_bytes;
+        uint8_t *v_page = kv_layer(kv, layer, 1) + page * kv->page_bytes;
+
+        for (uint32_t h = 0; h < heads; h++)
+            store_head(dev, kv->shape.type, k_page + h * head_bytes, v_page + h * head_bytes, pos % ENG_PAGE_TOKENS,
+                       k->data + ((size_t)t * heads + h) * hd, v->data + ((size_t)t * heads + h) * hd, hd);
+    }
+}
+
+struct attention_job {
+    struct eng_device *dev;
+    struct eng_cpu_attention a;
+};
+
+static void attend_items(void *arg, unsigned thread, uint32_t begin, uint32_t end)
+{
+    const struct attention_job *job = arg;
+
+    for (uint32_t i = begin; i < end; i++)
+        job->dev->kernels->attend(&job->a, i / job->a.n_kv_heads, i % job->a.n_kv_heads, scratch_of(job->dev, thread));
+}
+
+static void cpu_attention(struct eng_device *dev, const struct eng_kv_store *kv, uint32_t layer, const struct eng_buf *q,
+                          uint32_t n_heads, struct eng_buf *out)
+{
+    struct attention_job job = {
+        .dev = dev,
+        .a = {.type = kv->shape.type,
+              .n_heads = n_heads,
+              .n_kv_heads = kv->shape.n_kv_heads,
+              .head_dim = kv->shape.head_dim,
+              .k = kv_layer(kv, layer, 0),
+              .v = kv_layer(kv, layer, 1),
+              .page_bytes = kv->page_bytes,
+              .q = q->data,
+              .out = out->data,
+              .step = &dev->step,
+              .score_stride = (dev->options.max_context + ENG_PAGE_TOKENS - 1) / ENG_PAGE_TOKENS * ENG_PAGE_TOKENS},
+    };
+
+    eng_pool_run(dev->pool, attend_items, &job, dev->step.n_tokens * kv->shape.n_kv_heads, 1);
+}
+
+struct silu_job {
+    const struct eng_cpu_kernels *kernels;
+    float *gate;
+    const float *up;
+    uint32_t cols;
+};
+
+static void silu_rows(void *arg, unsigned thread, uint32_t begin, uint32_t end)
+{
+    const struct silu_job *job = arg;
+    size_t first = (size_t)begin * job->cols;
+
+    job->kernels->silu_mul(job->gate + first, job->up + first, (size_t)(end - begin) * job->cols);
+}
+
+static void cpu_silu_mul(struct eng_device *dev, struct eng_buf *gate, const struct eng_buf *up, uint32_t n, uint32_t cols)
+{
+    struct silu_job job = {dev->kernels, gate->data, up->data, cols};
+
+    eng_pool_run(dev->pool, silu_rows, &job, n, 4);
+}
+
+static void cpu_gather(struct eng_device *dev, const struct eng_buf *x, const uint32_t *rows, uint32_t n_rows, uint32_t cols,
+                       struct eng_buf *out)
+{
+    for (uint32_t i = 0; i < n_rows; i++)
+        memcpy(out->data + (size_t)i * cols, x->data + (size_t)rows[i] * cols, cols * sizeof(float));
+}
+
+static enum base_code cpu_finish(struct eng_device *dev, struct base_err *err)
+{
+    return BASE_OK; /* every op above is done when it returns */
+}
+
+#define CPU_OPS(op_name, open_fn)                                                                                 \
+    {                                                                                                             \
+        .name = op_name, .open = open_fn, .close = cpu_close, .describe = cpu_describe,                           \
+        .weight_new = cpu_weight_new, .weight_free = cpu_weight_free, .buf_new = cpu_buf_new,                     \
+        .buf_free = cpu_buf_free, .buf_read = cpu_buf_read, .kv_new = cpu_kv_new, .kv_free = cpu_kv_free,         \
+        .kv_page_bytes = cpu_kv_page_bytes, .kv_wipe = cpu_kv_wipe, .kv_is_wiped = cpu_kv_is_wiped,               \
+        .step_begin = cpu_step_begin, .embed = cpu_embed, .rms_norm = cpu_rms_norm, .matmul = cpu_matmul,         \
+        .rope = cpu_rope, .kv_write = cpu_kv_write, .attention = cpu_attention, .silu_mul = cpu_silu_mul,         \
+        .gather = cpu_gather, .finish = cpu_finish                                                                \
+    }
+
+const struct eng_ops *eng_ops_cpu(const char *kernels)
+{
+    static const struct eng_ops scalar = CPU_OPS("scalar", open_scalar);
+    bool automatic = kernels == NULL || strcmp(kernels, "auto") == 0;
+
+#if defined(ENG_HAVE_X86_KERNELS)
+    static const struct eng_ops avx2 = CPU_OPS("avx2", open_avx2), avx512 = CPU_OPS("avx512", open_avx512);
+
+    __builtin_cpu_init();
+    if ((automatic || strcmp(kernels, "avx512") == 0) && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vnni"))
+        return &avx512;
+    if ((automatic || strcmp(kernels, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+        __builtin_cpu_supports("f16c"))
+        return &avx2;
+#endif
+    return automatic || strcmp(kernels, "scalar") == 0 ? &scalar : NULL;
+}

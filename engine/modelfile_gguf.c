@@ -1,0 +1,667 @@
+/* GGUF: see modelfile_gguf.h.
+ *
+ * Invariants of the parse:
+ * 1. `cur.left` bytes at `cur.p` are readable; only take() moves the cursor, and only after comparing with `left`.
+ * 2. A count is compared with its named limit and with what the bytes left could hold before anything is allocated for it.
+ * 3. Once parsed, every kv's value lies wholly inside the bytes (strings of an array included), and every tensor's data too.
+ */
+#include "engine/modelfile_gguf.h"
+
+#include "base/mem.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define NO_SLOT UINT32_MAX
+
+/* Open addressing over indices: a hostile file cannot make look-ups slow, since the table is at most half full and the hash is
+ * seeded per process. */
+struct index {
+    uint32_t *slots; /* NO_SLOT: empty */
+    uint32_t mask;
+};
+
+struct eng_gguf {
+    const uint8_t *bytes;
+    size_t len;
+    void *mapping; /* NULL: borrowed bytes */
+    uint32_t version;
+    uint64_t alignment;
+    struct eng_gguf_kv *kvs;
+    size_t n_kv;
+    struct eng_gguf_tensor *tensors;
+    size_t n_tensors;
+    struct index kv_index, tensor_index;
+};
+
+struct cursor {
+    const uint8_t *p;
+    uint64_t left;
+};
+
+static const uint8_t value_bytes[] = {
+    [ENG_GGUF_U8] = 1,   [ENG_GGUF_I8] = 1,     [ENG_GGUF_U16] = 2,   [ENG_GGUF_I16] = 2, [ENG_GGUF_U32] = 4,
+    [ENG_GGUF_I32] = 4,  [ENG_GGUF_F32] = 4,    [ENG_GGUF_BOOL] = 1,  [ENG_GGUF_U64] = 8, [ENG_GGUF_I64] = 8,
+    [ENG_GGUF_F64] = 8,  [ENG_GGUF_STRING] = 0, [ENG_GGUF_ARRAY] = 0,
+};
+
+static const uint8_t *take(struct cursor *cur, uint64_t n)
+{
+    const uint8_t *p = cur->p;
+
+    if (n > cur->left)
+        return NULL;
+    cur->p += n;
+    cur->left -= n;
+    return p;
+}
+
+static bool take_u32(struct cursor *cur, uint32_t *ret_value)
+{
+    const uint8_t *p = take(cur, 4);
+
+    if (p != NULL)
+        memcpy(ret_value, p, 4);
+    return p != NULL;
+}
+
+static bool take_u64(struct cursor *cur, uint64_t *ret_value)
+{
+    const uint8_t *p = take(cur, 8);
+
+    if (p != NULL)
+        memcpy(ret_value, p, 8);
+    return p != NULL;
+}
+
+/* A counted string of at most `max` bytes. */
+static enum base_code take_str(struct cursor *cur, uint64_t max, struct eng_str *ret_str)
+{
+    uint64_t n;
+    const uint8_t *p;
+
+    if (!take_u64(cur, &n))
+        return BASE_INVALID;
+    if (n > max)
+        return BASE_TOO_LARGE;
+    p = take(cur, n);
+    if (p == NULL)
+        return BASE_INVALID;
+    *ret_str = (struct eng_str){(const char *)p, (size_t)n};
+    return BASE_OK;
+}
+
+/* The name for an error message: short and printable whatever the file holds. */
+static const char *shown(struct eng_str s, char out[72])
+{
+    size_t n = s.n < 64 ? s.n : 64;
+
+    for (size_t i = 0; i < n; i++)
+        out[i] = s.p[i] >= ' ' && s.p[i] <= '~' ? s.p[i] : '?';
+    memcpy(out + n, s.n > 64 ? "..." : "", s.n > 64 ? 4 : 1);
+    return out;
+}
+
+static uint64_t str_hash(struct eng_str s)
+{
+    uint64_t h = 0x9e3779b97f4a7c15ull ^ (uint64_t)(uintptr_t)&value_bytes; /* the load address is the seed */
+
+    for (size_t i = 0; i < s.n; i++) {
+        h = (h ^ (uint8_t)s.p[i]) * 0xd6e8feb86659fd93ull;
+        h ^= h >> 32;
+    }
+    return h;
+}
+
+static bool str_equal(struct eng_str a, struct eng_str b)
+{
+    return a.n == b.n && memcmp(a.p, b.p, a.n) == 0;
+}
+
+static bool index_init(struct index *index, size_t n)
+{
+    uint32_t size = 8;
+
+    while (size < 2 * n)
+        size *= 2;
+    index->slots = base_try_zarray(size, sizeof(*index->slots));
+    if (index->slots == NULL)
+        return false;
+    memset(index->slots, 0xff, size * sizeof(*index->slots));
+    index->mask = size - 1;
+    return true;
+}
+
+/* The slot that holds `name` or the empty one where it belongs. `names` steps by `stride` bytes over structs that begin with
+ * their name. */
+static uint32_t *index_slot(const struct index *index, const void *items, size_t stride, struct eng_str name)
+{
+    for (uint64_t h = str_hash(name);; h++) {
+        uint32_t *slot = &index->slots[h & index->mask];
+        const struct eng_str *have;
+
+        if (*slot == NO_SLOT)
+            return slot;
+        have = (const void *)((const char *)items + *slot * stride);
+        if (str_equal(*have, name))
+            return slot;
+    }
+}
+
+/* Walks over one value (not an array) of `type`. */
+static enum base_code skip_value(struct cursor *cur, enum eng_gguf_type type)
+{
+    struct eng_str s;
+
+    if (type == ENG_GGUF_STRING)
+        return take_str(cur, ENG_GGUF_STRING_MAX, &s);
+    return take(cur, value_bytes[type]) != NULL ? BASE_OK : BASE_INVALID;
+}
+
+static enum base_code parse_array(struct cursor *cur, struct eng_gguf_kv *kv)
+{
+    uint32_t type;
+    uint64_t n;
+
+    if (!take_u32(cur, &type) || !take_u64(cur, &n))
+        return BASE_INVALID;
+    if (type > ENG_GGUF_F64)
+        return BASE_INVALID;
+    if (type == ENG_GGUF_ARRAY) /* depth is one: no model needs arrays of arrays */
+        return BASE_UNSUPPORTED;
+    if (n > ENG_GGUF_ARRAY_MAX)
+        return BASE_TOO_LARGE;
+    kv->elem_type = (enum eng_gguf_type)type;
+    kv->n = n;
+    kv->value = cur->p;
+    if (type != ENG_GGUF_STRING)
+        return take(cur, n * value_bytes[type]) != NULL ? BASE_OK : BASE_INVALID;
+    for (uint64_t i = 0; i < n; i++) {
+        enum base_code rc = skip_value(cur, ENG_GGUF_STRING);
+
+        if (rc != BASE_OK)
+            return rc;
+    }
+    return BASE_OK;
+}
+
+static enum base_code parse_kv(struct eng_gguf *gguf, struct cursor *cur, struct base_err *err)
+{
+    struct eng_gguf_kv *kv = &gguf->kvs[gguf->n_kv];
+    char name[72];
+    uint32_t type, *slot;
+    enum base_code rc;
+
+    rc = take_str(cur, ENG_GGUF_KEY_BYTES_MAX, &kv->key);
+    if (rc != BASE_OK)
+        return base_fail(err, rc, 0, "metadata key number %zu is cut off or longer than %u bytes", gguf->n_kv,
+                         ENG_GGUF_KEY_BYTES_MAX);
+    if (!take_u32(cur, &type))
+        return base_fail(err, BASE_INVALID, 0, "metadata %s: the file ends before its type", shown(kv->key, name));
+    if (kv->key.n == 0 || type > ENG_GGUF_F64)
+        return base_fail(err, BASE_INVALID, 0, "metadata \"%s\": value type %u is unknown", shown(kv->key, name), type);
+    kv->type = (enum eng_gguf_type)type;
+    kv->n = 1;
+    kv->value = cur->p;
+    rc = type == ENG_GGUF_ARRAY ? parse_array(cur, kv) : skip_value(cur, kv->type);
+    if (rc == BASE_INVALID)
+        return base_fail(err, rc, 0, "metadata %s: the value is cut off or malformed", shown(kv->key, name));
+    if (rc == BASE_TOO_LARGE)
+        return base_fail(err, rc, 0, "metadata %s: more than %u elements or a string past %u bytes",
+                         shown(kv->key, name), ENG_GGUF_ARRAY_MAX, ENG_GGUF_STRING_MAX);
+    if (rc != BASE_OK)
+        return base_fail(err, rc, 0, "metadata %s: an array of arrays", shown(kv->key, name));
+    slot = index_slot(&gguf->kv_index, gguf->kvs, sizeof(*gguf->kvs), kv->key);
+    if (*slot != NO_SLOT)
+        return base_fail(err, BASE_INVALID, 0, "metadata %s stands twice", shown(kv->key, name));
+    *slot = (uint32_t)gguf->n_kv++;
+    return BASE_OK;
+}
+
+/* Dimensions and byte size; every product is checked. */
+static enum base_code check_tensor_shape(struct eng_gguf_tensor *t, uint32_t type, const char *name, struct base_err *err)
+{
+    const struct eng_type_info *info = eng_type_info(type);
+    uint64_t n_values = 1;
+
+    if (!eng_type_supported(type))
+        return base_fail(err, BASE_UNSUPPORTED, 0, "tensor %s: type %u (%s) is not supported", name, type,
+                         info != NULL ? info->name : "unknown");
+    t->type = (enum eng_type)type;
+    for (uint32_t i = 0; i < t->n_dims; i++) {
+        if (t->dims[i] == 0 || t->dims[i] > ENG_GGUF_DIM_MAX ||
+            __builtin_mul_overflow(n_values, t->dims[i], &n_values) || n_values > ENG_GGUF_DIM_MAX)
+            return base_fail(err, BASE_INVALID, 0, "tensor %s: dimension %u is zero or too large", name, i);
+    }
+    if (t->dims[0] % info->block_values != 0)
+        return base_fail(err, BASE_INVALID, 0, "tensor %s: rows of %llu values are no whole %s blocks of %u", name,
+                         (unsigned long long)t->dims[0], info->name, info->block_values);
+    t->n_bytes = n_values / info->block_values * info->block_bytes; /* at most 2^40 * 4 */
+    return BASE_OK;
+}
+
+/* Leaves the offset inside the data section in *ret_offset. */
+static enum base_code parse_tensor(struct eng_gguf *gguf, struct cursor *cur, uint64_t *ret_offset, struct base_err *err)
+{
+    struct eng_gguf_tensor *t = &gguf->tensors[gguf->n_tensors];
+    char name[72];
+    uint32_t type, *slot;
+    enum base_code rc;
+
+    rc = take_str(cur, ENG_GGUF_NAME_MAX, &t->name);
+    if (rc != BASE_OK || t->name.n == 0)
+        return base_fail(err, rc != BASE_OK ? rc : BASE_INVALID, 0,
+                         "tensor number %zu: its name is cut off, empty or longer than %u bytes", gguf->n_tensors,
+                         ENG_GGUF_NAME_MAX);
+    shown(t->name, name);
+    if (!take_u32(cur, &t->n_dims))
+        return base_fail(err, BASE_INVALID, 0, "tensor %s: the file ends in its entry", name);
+    if (t->n_dims == 0 || t->n_dims > ENG_GGUF_DIMS_MAX)
+        return base_fail(err, BASE_INVALID, 0, "tensor %s: %u dimensions (1 to %u are allowed)", name, t->n_dims,
+                         ENG_GGUF_DIMS_MAX);
+    for (uint32_t i = 0; i < ENG_GGUF_DIMS_MAX; i++) {
+        t->dims[i] = 1;
+        if (i < t->n_dims && !take_u64(cur, &t->dims[i]))
+            return base_fail(err, BASE_INVALID, 0, "tensor %s: the file ends in its entry", name);
+    }
+    if (!take_u32(cur, &type) || !take_u64(cur, ret_offset))
+        return base_fail(err, BASE_INVALID, 0, "tensor %s: the file ends in its entry", name);
+    rc = check_tensor_shape(t, type, name, err);
+    if (rc != BASE_OK)
+        return rc;
+    slot = index_slot(&gguf->tensor_index, gguf->tensors, sizeof(*gguf->tensors), t->name);
+    if (*slot != NO_SLOT)
+        return base_fail(err, BASE_INVALID, 0, "tensor %s stands twice", name);
+    *slot = (uint32_t)gguf->n_tensors++;
+    return BASE_OK;
+}
+
+static int by_address(const void *a, const void *b)
+{
+    const struct eng_gguf_tensor *const *x = a, *const *y = b;
+
+    return (*x)->data < (*y)->data ? -1 : (*x)->data > (*y)->data;
+}
+
+static enum base_code check_overlap(const struct eng_gguf *gguf, struct base_err *err)
+{
+    auto_free const struct eng_gguf_tensor **order = base_try_zarray(gguf->n_tensors + 1, sizeof(*order));
+    char a[72], b[72];
+
+    if (order == NULL)
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for %zu tensors", gguf->n_tensors);
+    for (size_t i = 0; i < gguf->n_tensors; i++)
+        order[i] = &gguf->tensors[i];
+    qsort(order, gguf->n_tensors, sizeof(*order), by_address);
+    for (size_t i = 1; i < gguf->n_tensors; i++) {
+        if (order[i]->data < order[i - 1]->data + order[i - 1]->n_bytes)
+            return base_fail(err, BASE_INVALID, 0, "tensors %s and %s overlap", shown(order[i - 1]->name, a),
+                             shown(order[i]->name, b));
+    }
+    return BASE_OK;
+}
+
+/* Turns offsets into pointers: `data` is the data section. */
+static enum base_code place_tensors(struct eng_gguf *gguf, struct cursor data, const uint64_t *offsets,
+                                    struct base_err *err)
+{
+    for (size_t i = 0; i < gguf->n_tensors; i++) {
+        struct eng_gguf_tensor *t = &gguf->tensors[i];
+        char name[72];
+
+        if (offsets[i] % gguf->alignment != 0)
+            return base_fail(err, BASE_INVALID, 0, "tensor %s: offset %llu is not a multiple of the alignment %llu",
+                             shown(t->name, name), (unsigned long long)offsets[i],
+                             (unsigned long long)gguf->alignment);
+        if (offsets[i] > data.left || t->n_bytes > data.left - offsets[i])
+            return base_fail(err, BASE_INVALID, 0, "tensor %s: %llu bytes at %llu pass the end of the file (%llu bytes of data)",
+                             shown(t->name, name), (unsigned long long)t->n_bytes, (unsigned long long)offsets[i],
+                             (unsigned long long)data.left);
+        t->data = data.p + offsets[i];
+    }
+    return check_overlap(gguf, err);
+}
+
+static enum base_code parse_alignment(struct eng_gguf *gguf, struct base_err *err)
+{
+    enum base_code rc = eng_gguf_get_u64(gguf, "general.alignment", ENG_GGUF_ALIGN_MAX, &gguf->alignment, err);
+
+    if (rc == BASE_NOT_FOUND) {
+        gguf->alignment = 32;
+        return BASE_OK;
+    }
+    if (rc != BASE_OK)
+        return rc;
+    if (gguf->alignment < 8 || (gguf->alignment & (gguf->alignment - 1)) != 0)
+        return base_fail(err, BASE_INVALID, 0, "metadata general.alignment: %llu is no power of two of at least 8",
+                         (unsigned long long)gguf->alignment);
+    return BASE_OK;
+}
+
+static enum base_code parse_counts(struct eng_gguf *gguf, struct cursor *cur, uint64_t *ret_tensors, uint64_t *ret_kvs,
+                                   struct base_err *err)
+{
+    const uint8_t *magic = take(cur, 4);
+
+    if (magic == NULL || memcmp(magic, "GGUF", 4) != 0)
+        return base_fail(err, BASE_INVALID, 0, "not a GGUF file (it does not start with \"GGUF\")");
+    if (!take_u32(cur, &gguf->version))
+        return base_fail(err, BASE_INVALID, 0, "the file ends in its header");
+    if (gguf->version != 2 && gguf->version != 3)
+        return base_fail(err, BASE_UNSUPPORTED, 0, "GGUF version %u (2 and 3 are supported%s)", gguf->version,
+                         (gguf->version & 0xffffu) == 0 ? "; is the file big-endian?" : "");
+    if (!take_u64(cur, ret_tensors) || !take_u64(cur, ret_kvs))
+        return base_fail(err, BASE_INVALID, 0, "the file ends in its header");
+    /* The smallest entries are 13 bytes (key) and 25 bytes (tensor): more cannot be there. */
+    if (*ret_tensors > ENG_GGUF_TENSORS_MAX || *ret_kvs > ENG_GGUF_KEYS_MAX)
+        return base_fail(err, BASE_TOO_LARGE, 0, "%llu tensors and %llu metadata keys (limits %u and %u)",
+                         (unsigned long long)*ret_tensors, (unsigned long long)*ret_kvs, ENG_GGUF_TENSORS_MAX,
+                         ENG_GGUF_KEYS_MAX);
+    if (*ret_kvs > cur->left / 13 || *ret_tensors > cur->left / 25)
+        return base_fail(err, BASE_INVALID, 0, "the file is too short for its %llu metadata keys and %llu tensors",
+                         (unsigned long long)*ret_kvs, (unsigned long long)*ret_tensors);
+    return BASE_OK;
+}
+
+static enum base_code parse_all(struct eng_gguf *gguf, struct base_err *err)
+{
+    struct cursor cur = {gguf->bytes, gguf->len};
+    auto_free uint64_t *offsets = NULL;
+    uint64_t n_tensors = 0, n_kvs = 0, pad;
+    enum base_code rc = parse_counts(gguf, &cur, &n_tensors, &n_kvs, err);
+
+    if (rc != BASE_OK)
+        return rc;
+    gguf->kvs = base_try_zarray(n_kvs + 1, sizeof(*gguf->kvs));
+    gguf->tensors = base_try_zarray(n_tensors + 1, sizeof(*gguf->tensors));
+    offsets = base_try_zarray(n_tensors + 1, sizeof(*offsets));
+    if (gguf->kvs == NULL || gguf->tensors == NULL || offsets == NULL || !index_init(&gguf->kv_index, n_kvs) ||
+        !index_init(&gguf->tensor_index, n_tensors))
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for the file's directory");
+    for (uint64_t i = 0; i < n_kvs && rc == BASE_OK; i++)
+        rc = parse_kv(gguf, &cur, err);
+    for (uint64_t i = 0; i < n_tensors && rc == BASE_OK; i++)
+        rc = parse_tensor(gguf, &cur, &offsets[i], err);
+    if (rc == BASE_OK)
+        rc = parse_alignment(gguf, err);
+    if (rc != BASE_OK)
+        return rc;
+    pad = (0 - (uint64_t)(cur.p - gguf->bytes)) & (gguf->alignment - 1);
+    if (n_tensors > 0 && take(&cur, pad) == NULL)
+        return base_fail(err, BASE_INVALID, 0, "the file ends before its tensor data");
+    return place_tensors(gguf, cur, offsets, err);
+}
+
+enum base_code eng_gguf_parse(struct eng_gguf **ret_gguf, const void *bytes, size_t len, struct base_err *err)
+{
+    struct eng_gguf *gguf = base_zalloc(sizeof(*gguf));
+    enum base_code rc;
+
+    gguf->bytes = bytes;
+    gguf->len = len;
+    rc = parse_all(gguf, err);
+    if (rc != BASE_OK) {
+        eng_gguf_free(gguf);
+        return rc;
+    }
+    *ret_gguf = gguf;
+    return BASE_OK;
+}
+
+enum base_code eng_gguf_open(struct eng_gguf **ret_gguf, const char *path, struct base_err *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* a FIFO must not hang us */
+    struct stat st;
+    void *mapping;
+    enum base_code rc;
+
+    if (fd < 0)
+        return base_fail(err, errno == ENOENT ? BASE_NOT_FOUND : BASE_IO, errno, "%s cannot be opened", path);
+    if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size < 24) {
+        close(fd);
+        return base_fail(err, BASE_INVALID, 0, "%s: not a GGUF file (no regular file, or shorter than a header)", path);
+    }
+    mapping = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    close(fd);
+    if (mapping == MAP_FAILED)
+        return base_fail(err, BASE_IO, errno, "%s cannot be mapped", path);
+    rc = eng_gguf_parse(ret_gguf, mapping, (size_t)st.st_size, err);
+    if (rc != BASE_OK) {
+        munmap(mapping, (size_t)st.st_size);
+        return base_fail_prefix(err, rc, "%s", path);
+    }
+    (*ret_gguf)->mapping = mapping;
+    return BASE_OK;
+}
+
+void eng_gguf_free(struct eng_gguf *gguf)
+{
+    if (gguf == NULL)
+        return;
+    if (gguf->mapping != NULL)
+        munmap(gguf->mapping, gguf->len);
+    free(gguf->kvs);
+    free(gguf->tensors);
+    free(gguf->kv_index.slots);
+    free(gguf->tensor_index.slots);
+    free(gguf);
+}
+
+uint64_t eng_gguf_file_bytes(const struct eng_gguf *gguf)
+{
+    return gguf->len;
+}
+
+size_t eng_gguf_n_kv(const struct eng_gguf *gguf)
+{
+    return gguf->n_kv;
+}
+
+const struct eng_gguf_kv *eng_gguf_kv_at(const struct eng_gguf *gguf, size_t i)
+{
+    return &gguf->kvs[i];
+}
+
+size_t eng_gguf_n_tensors(const struct eng_gguf *gguf)
+{
+    return gguf->n_tensors;
+}
+
+const struct eng_gguf_tensor *eng_gguf_tensor_at(const struct eng_gguf *gguf, size_t i)
+{
+    return &gguf->tensors[i];
+}
+
+const struct eng_gguf_kv *eng_gguf_find(const struct eng_gguf *gguf, const char *key)
+{
+    uint32_t slot = *index_slot(&gguf->kv_index, gguf->kvs, sizeof(*gguf->kvs), (struct eng_str){key, strlen(key)});
+
+    return slot != NO_SLOT ? &gguf->kvs[slot] : NULL;
+}
+
+const struct eng_gguf_tensor *eng_gguf_tensor(const struct eng_gguf *gguf, const char *name)
+{
+    uint32_t slot =
+        *index_slot(&gguf->tensor_index, gguf->tensors, sizeof(*gguf->tensors), (struct eng_str){name, strlen(name)});
+
+    return slot != NO_SLOT ? &gguf->tensors[slot] : NULL;
+}
+
+/* An integer of any width, sign-extended; false for other types. */
+static bool load_integer(enum eng_gguf_type type, const uint8_t *p, int64_t *ret_value)
+{
+    union {
+        uint8_t u8;
+        int8_t i8;
+        uint16_t u16;
+        int16_t i16;
+        uint32_t u32;
+        int32_t i32;
+        uint64_t u64;
+        int64_t i64;
+    } v = {0};
+
+    memcpy(&v, p, value_bytes[type]);
+    switch (type) {
+    case ENG_GGUF_U8: *ret_value = v.u8; return true;
+    case ENG_GGUF_I8: *ret_value = v.i8; return true;
+    case ENG_GGUF_U16: *ret_value = v.u16; return true;
+    case ENG_GGUF_I16: *ret_value = v.i16; return true;
+    case ENG_GGUF_U32: *ret_value = v.u32; return true;
+    case ENG_GGUF_I32: *ret_value = v.i32; return true;
+    case ENG_GGUF_I64: *ret_value = v.i64; return true;
+    case ENG_GGUF_U64: *ret_value = v.u64 <= INT64_MAX ? (int64_t)v.u64 : -1; return true;
+    default: return false;
+    }
+}
+
+enum base_code eng_gguf_get_u64(const struct eng_gguf *gguf, const char *key, uint64_t max, uint64_t *ret_value,
+                                struct base_err *err)
+{
+    const struct eng_gguf_kv *kv = eng_gguf_find(gguf, key);
+    int64_t v;
+
+    if (kv == NULL)
+        return BASE_NOT_FOUND;
+    if (!load_integer(kv->type, kv->value, &v))
+        return base_fail(err, BASE_INVALID, 0, "metadata %s is no integer", key);
+    if (v < 0 || (uint64_t)v > max)
+        return base_fail(err, BASE_INVALID, 0, "metadata %s: %lld is out of range (0 to %llu)", key, (long long)v,
+                         (unsigned long long)max);
+    *ret_value = (uint64_t)v;
+    return BASE_OK;
+}
+
+enum base_code eng_gguf_get_f64(const struct eng_gguf *gguf, const char *key, double *ret_value, struct base_err *err)
+{
+    const struct eng_gguf_kv *kv = eng_gguf_find(gguf, key);
+    float f;
+    double d;
+
+    if (kv == NULL)
+        return BASE_NOT_FOUND;
+    if (kv->type == ENG_GGUF_F32) {
+        memcpy(&f, kv->value, sizeof(f));
+        d = f;
+    } else if (kv->type == ENG_GGUF_F64)
+        memcpy(&d, kv->value, sizeof(d));
+    else
+        return base_fail(err, BASE_INVALID, 0, "metadata %s is no floating-point number", key);
+    if (!(d >= -1e30 && d <= 1e30))
+        return base_fail(err, BASE_INVALID, 0, "metadata %s is not a finite number", key);
+    *ret_value = d;
+    return BASE_OK;
+}
+
+enum base_code eng_gguf_get_bool(const struct eng_gguf *gguf, const char *key, bool *ret_value, struct base_err *err)
+{
+    const struct eng_gguf_kv *kv = eng_gguf_find(gguf, key);
+
+    if (kv == NULL)
+        return BASE_NOT_FOUND;
+    if (kv->type != ENG_GGUF_BOOL || kv->value[0] > 1)
+        return base_fail(err, BASE_INVALID, 0, "metadata %s is no boolean", key);
+    *ret_value = kv->value[0] != 0;
+    return BASE_OK;
+}
+
+enum base_code eng_gguf_get_str(const struct eng_gguf *gguf, const char *key, struct eng_str *ret_value,
+                                struct base_err *err)
+{
+    const struct eng_gguf_kv *kv = eng_gguf_find(gguf, key);
+    uint64_t n;
+
+    if (kv == NULL)
+        return BASE_NOT_FOUND;
+    if (kv->type != ENG_GGUF_STRING)
+        return base_fail(err, BASE_INVALID, 0, "metadata %s is no string", key);
+    memcpy(&n, kv->value, sizeof(n));
+    *ret_value = (struct eng_str){(const char *)kv->value + 8, (size_t)n};
+    return BASE_OK;
+}
+
+enum base_code eng_gguf_get_strings(const struct eng_gguf *gguf, const char *key, uint64_t max_n,
+                                    struct eng_str **ret_strings, uint32_t *ret_n, struct base_err *err)
+{
+    const struct eng_gguf_kv *kv = eng_gguf_find(gguf, key);
+    struct eng_str *strings;
+    const uint8_t *p;
+
+    if (kv == NULL)
+        return BASE_NOT_FOUND;
+    if (kv->type != ENG_GGUF_ARRAY || kv->elem_type != ENG_GGUF_STRING)
+        return base_fail(err, BASE_INVALID, 0, "metadata %s is no array of strings", key);
+    if (kv->n > max_n || kv->n > UINT32_MAX)
+        return base_fail(err, BASE_TOO_LARGE, 0, "metadata %s has %llu elements, limit %llu", key,
+                         (unsigned long long)kv->n, (unsigned long long)max_n);
+    strings = base_try_zarray(kv->n + 1, sizeof(*strings));
+    if (strings == NULL)
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for metadata %s", key);
+    p = kv->value;
+    for (uint64_t i = 0; i < kv->n; i++) {
+        uint64_t n;
+
+        memcpy(&n, p, sizeof(n));
+        strings[i] = (struct eng_str){(const char *)p + 8, (size_t)n};
+        p += 8 + n;
+    }
+    *ret_strings = strings;
+    *ret_n = (uint32_t)kv->n;
+    return BASE_OK;
+}
+
+static enum base_code find_array(const struct eng_gguf *gguf, const char *key, uint64_t n, const struct eng_gguf_kv **ret_kv,
+                                 struct base_err *err)
+{
+    const struct eng_gguf_kv *kv = eng_gguf_find(gguf, key);
+
+    if (kv == NULL)
+        return BASE_NOT_FOUND;
+    if (kv->type != ENG_GGUF_ARRAY || kv->n != n)
+        return base_fail(err, BASE_INVALID, 0, "metadata %s is no array of %llu elements", key, (unsigned long long)n);
+    *ret_kv = kv;
+    return BASE_OK;
+}
+
+enum base_code eng_gguf_get_f32s(const struct eng_gguf *gguf, const char *key, uint64_t n, float **ret_values,
+                                 struct base_err *err)
+{
+    const struct eng_gguf_kv *kv = NULL;
+    float *values;
+    enum base_code rc = find_array(gguf, key, n, &kv, err);
+
+    if (rc != BASE_OK)
+        return rc;
+    if (kv->elem_type != ENG_GGUF_F32)
+        return base_fail(err, BASE_INVALID, 0, "metadata %s is no array of F32", key);
+    values = base_try_zarray(n + 1, sizeof(*values));
+    if (values == NULL)
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for metadata %s", key);
+    memcpy(values, kv->value, n * sizeof(*values));
+    *ret_values = values;
+    return BASE_OK;
+}
+
+enum base_code eng_gguf_get_i32s(const struct eng_gguf *gguf, const char *key, uint64_t n, int32_t **ret_values,
+                                 struct base_err *err)
+{
+    const struct eng_gguf_kv *kv = NULL;
+    int32_t *values;
+    enum base_code rc = find_array(gguf, key, n, &kv, err);
+
+    if (rc != BASE_OK)
+        return rc;
+    if (kv->elem_type != ENG_GGUF_I32 && kv->elem_type != ENG_GGUF_U32)
+        return base_fail(err, BASE_INVALID, 0, "metadata %s is no array of I32", key);
+    values = base_try_zarray(n + 1, sizeof(*values));
+    if (values == NULL)
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for metadata %s", key);
+    memcpy(values, kv->value, n * sizeof(*values));
+    *ret_values = values;
+    return BASE_OK;
+}
