@@ -10,6 +10,7 @@
 
 #include "base/err.h"
 #include "base/secret.h"
+#include "gateway/api_error.h"
 #include "gateway/principal.h"
 #include "gateway/server.h"
 
@@ -27,7 +28,8 @@ enum gw_auth_result {
     GW_AUTH_UNAVAILABLE,   /* 503 identity_unavailable */
     GW_AUTH_OK
 };
-const char *gw_auth_result_code(enum gw_auth_result result);
+enum gw_api_code gw_auth_api_code(enum gw_auth_result result); /* GW_API_INTERNAL for GW_AUTH_OK */
+const char *gw_auth_result_code(enum gw_auth_result result);   /* "invalid_api_key"; "ok" */
 
 /* Records an event of identity in the audit ("link.use", "link.refuse", "session.start", "session.end"). Called on a loop; must not
  * block. who->method is GW_AUTH_NONE when nobody was identified; target names the session or is "". False: it could not be recorded;
@@ -59,7 +61,8 @@ void gw_auth_forget(struct gw_auth_pending *pending); /* NULL is allowed */
  *   GET  /auth/link?token=...   a small page with a button (a mail scanner that fetches the link must not use it up)
  *   POST /auth/link             uses the link: sets the session cookie, 303 to /
  *   GET  /auth/session          who am I: {"subject":..., "roles":[...], "csrf_token":..., "expires_at":...} or 401
- *   POST /auth/logout           ends the session
+ *   POST /auth/logout           ends the session: 204
+ *   GET  /auth/page.css         of the link page
  * True when the path was one of these and has been answered. */
 bool gw_auth_handle(struct gw_auth *auth, struct gw_http *http);
 

@@ -1,0 +1,407 @@
+/* Auth: the page's endpoints. See auth.h.
+ *
+ * A sign-in by link:
+ *
+ *     GET  /auth/link?token=T   a page with a button; touches nothing
+ *     POST /auth/link           Origin and T checked --> store: use link, end the old session, start a new one (all or nothing)
+ *                               --> recorded --> cookie, 303 to /
+ *                               cannot be recorded, or the client has left --> the new session is ended again
+ *
+ * Invariants:
+ *   1. a struct exchange lives until the store has answered and the request is closed, whichever is later;
+ *   2. a session token is never taken from the client at sign-in: it is always new (no fixation);
+ *   3. a link's token stands in a URL, so its page sends no referrer, loads nothing from elsewhere and runs no script.
+ */
+#include "gateway/auth_priv.h"
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/str.h"
+#include "gateway/form.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define PAGE_MAX 8192u
+
+static const char page_csp[] =
+    "default-src 'none'; form-action 'self'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'";
+static const char page_css[] =
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:32em;margin:15vh auto;padding:0 1em;color:#1a1a1a;background:#fff}\n"
+    "button{font:inherit;padding:.6em 1.4em;border:0;border-radius:.4em;background:#1f4fd8;color:#fff;cursor:pointer}\n"
+    "@media(prefers-color-scheme:dark){body{color:#eee;background:#16181d}}\n";
+
+/* ---- answers ---- */
+
+static void escape_html(struct base_buf *out, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        switch (*text) {
+        case '&': base_buf_append_str(out, "&amp;"); break;
+        case '<': base_buf_append_str(out, "&lt;"); break;
+        case '>': base_buf_append_str(out, "&gt;"); break;
+        case '"': base_buf_append_str(out, "&quot;"); break;
+        case '\'': base_buf_append_str(out, "&#39;"); break;
+        default: base_buf_append_char(out, *text);
+        }
+    }
+}
+
+/* A page with a sentence and, when token is not NULL, the button that posts it. */
+static void send_page(struct gw_http *http, int status, const char *heading, const char *sentence, const char *token)
+{
+    const struct gw_header headers[] = {
+        {"content-type", "text/html; charset=utf-8"}, {"content-security-policy", page_csp},
+        {"referrer-policy", "no-referrer"},           {"cache-control", "no-store"},
+        {"x-frame-options", "DENY"},
+    };
+    auto_buf struct base_buf page = BASE_BUF_INIT(PAGE_MAX);
+
+    base_buf_append_str(&page, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Gatehouse</title>"
+                               "<meta name=\"viewport\" content=\"width=device-width\">"
+                               "<link rel=\"stylesheet\" href=\"/auth/page.css\"></head>\n<body><h1>");
+    escape_html(&page, heading);
+    base_buf_append_str(&page, "</h1><p>");
+    escape_html(&page, sentence);
+    base_buf_append_str(&page, "</p>");
+    if (token != NULL) {
+        base_buf_append_str(&page, "<form method=\"post\" action=\"/auth/link\"><input type=\"hidden\" name=\"token\" value=\"");
+        escape_html(&page, token);
+        base_buf_append_str(&page, "\"><button type=\"submit\">Sign in</button></form>");
+    }
+    base_buf_append_str(&page, "</body></html>\n");
+    gw_http_send(http, status, headers, BASE_ARRAY_LEN(headers), page.data, page.len);
+}
+
+static void send_link_refused(struct gw_http *http, int status)
+{
+    send_page(http, status, "This link cannot be used",
+              "It may have been used already, or it is older than 15 minutes. Ask an administrator for a new one, or make one with "
+              "the command: gatehouse admin-link",
+              NULL);
+}
+
+/* remove_cookie: the browser's session is known to be over. */
+static void send_error(struct gw_http *http, enum gw_auth_result result, bool remove_cookie)
+{
+    struct gw_api_error error = {.code = gw_auth_api_code(result)};
+    struct gw_header headers[3] = {{"content-type", "application/json"}, {"cache-control", "no-store"}};
+    auto_buf struct base_buf body = BASE_BUF_INIT(PAGE_MAX);
+    char cookie[GW_SET_COOKIE_MAX];
+    unsigned n = 2;
+
+    if (remove_cookie) {
+        gw_cookie_render(NULL, 0, cookie);
+        headers[n++] = (struct gw_header){"set-cookie", cookie};
+    }
+    gw_api_error_json(&error, &body);
+    gw_http_send(http, gw_api_status(error.code), headers, n, body.data, body.len);
+}
+
+static void send_method_not_allowed(struct gw_http *http, const char *allow)
+{
+    const struct gw_header headers[] = {{"content-type", "application/json"}, {"allow", allow}};
+    struct gw_api_error error = {.code = GW_API_METHOD_NOT_ALLOWED};
+    auto_buf struct base_buf body = BASE_BUF_INIT(PAGE_MAX);
+
+    gw_api_error_json(&error, &body);
+    gw_http_send(http, 405, headers, BASE_ARRAY_LEN(headers), body.data, body.len);
+}
+
+/* ---- an exchange with the store ---- */
+
+struct exchange {
+    struct gw_auth *auth;
+    struct gw_http *http; /* NULL once closed */
+    struct gw_loop *loop;
+    bool answered;        /* by the store */
+    char token[GW_TOKEN_LEN + 1]; /* a session's: new (link), or the request's own */
+    unsigned char hash[BASE_SHA256_BYTES], old_hash[BASE_SHA256_BYTES];
+};
+
+static void exchange_free(struct exchange *x)
+{
+    base_wipe(x->token, sizeof(x->token));
+    free(x);
+}
+
+static void exchange_closed(void *user)
+{
+    struct exchange *x = user;
+
+    x->http = NULL;
+    if (x->answered)
+        exchange_free(x);
+}
+
+/* To be called last by a store callback. */
+static void exchange_answered(struct exchange *x)
+{
+    x->answered = true;
+    if (x->http == NULL)
+        exchange_free(x);
+}
+
+static struct exchange *exchange_new(struct gw_auth *auth, struct gw_http *http)
+{
+    struct exchange *x = base_zalloc(sizeof(*x));
+
+    x->auth = auth;
+    x->http = http;
+    x->loop = gw_http_loop(http);
+    gw_http_on_closed(http, exchange_closed, x);
+    return x;
+}
+
+static bool record(const struct gw_auth *auth, const char *action, const struct gw_principal *who, const char *target)
+{
+    static const struct gw_principal nobody = {.method = GW_AUTH_NONE};
+    const struct gw_auth_options *o = &auth->options;
+
+    return o->record == NULL || o->record(action, who != NULL ? who : &nobody, target, o->record_user);
+}
+
+/* ---- sign-in by link ---- */
+
+static void get_link(struct gw_auth *auth, struct gw_http *http)
+{
+    const char *query = gw_http_query(http);
+    char token[GW_TOKEN_LEN + 1] = "";
+
+    if (gw_form_get(query, strlen(query), "token", token, sizeof(token)) != BASE_OK ||
+        !gw_token_genuine(auth->options.key_pepper, GW_TOKEN_LINK, token, strlen(token)))
+        send_link_refused(http, 400);
+    else
+        send_page(http, 200, "Sign in to Gatehouse", "This link signs you in once, in this browser.", token);
+    base_wipe(token, sizeof(token));
+}
+
+static void taken_back(enum base_code rc, const struct gw_session *session, bool ended, void *user)
+{
+    struct gw_auth *auth = user;
+
+    if (rc == BASE_OK && ended)
+        record(auth, "session.end", &session->who, session->who.credential_id);
+}
+
+static void send_signed_in(struct gw_http *http, const struct exchange *x)
+{
+    char cookie[GW_SET_COOKIE_MAX];
+    const struct gw_header headers[] = {
+        {"set-cookie", cookie}, {"location", "/"}, {"cache-control", "no-store"}, {"referrer-policy", "no-referrer"}};
+
+    gw_cookie_render(x->token, x->auth->options.session_absolute_s, cookie);
+    gw_http_send(http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
+    base_wipe(cookie, sizeof(cookie));
+}
+
+/* Both events stand in the record before the browser gets the cookie. */
+static bool record_sign_in(const struct exchange *x, const struct gw_principal *who, bool old_ended)
+{
+    char old_id[2 * 8 + 1];
+
+    if (!record(x->auth, "link.use", who, who->credential_id))
+        return false;
+    if (old_ended) {
+        base_hex_encode(x->old_hash, 8, old_id);
+        record(x->auth, "session.end", who, old_id);
+    }
+    return record(x->auth, "session.start", who, who->credential_id);
+}
+
+static void link_used(enum base_code rc, const struct gw_session *session, bool old_ended, void *user)
+{
+    struct exchange *x = user;
+    bool recorded;
+
+    if (rc != BASE_OK) {
+        if (rc == BASE_DENIED)
+            record(x->auth, "link.refuse", NULL, "");
+        if (x->http != NULL && rc == BASE_DENIED)
+            send_link_refused(x->http, 403);
+        else if (x->http != NULL)
+            send_error(x->http, GW_AUTH_UNAVAILABLE, false);
+        exchange_answered(x);
+        return;
+    }
+    recorded = record_sign_in(x, &session->who, old_ended);
+    if (!recorded || x->http == NULL)
+        gw_store_session_end(x->auth->options.store, x->loop, x->hash, taken_back, x->auth);
+    if (x->http != NULL && recorded)
+        send_signed_in(x->http, x);
+    else if (x->http != NULL)
+        send_error(x->http, GW_AUTH_UNAVAILABLE, false);
+    exchange_answered(x);
+}
+
+static bool is_form(struct gw_http *http)
+{
+    static const char form[] = "application/x-www-form-urlencoded";
+    size_t len = 0;
+    const char *type = gw_http_header(http, "content-type", &len);
+
+    return type != NULL && len >= sizeof(form) - 1 && base_ascii_ieq(type, sizeof(form) - 1, form, sizeof(form) - 1) &&
+           (len == sizeof(form) - 1 || type[sizeof(form) - 1] == ';' || type[sizeof(form) - 1] == ' ');
+}
+
+static void post_link(struct gw_auth *auth, struct gw_http *http)
+{
+    const struct base_secret *pepper = auth->options.key_pepper;
+    struct gw_link_use use = {.from = gw_http_peer(http),
+                              .idle_s = auth->options.session_idle_s,
+                              .absolute_s = auth->options.session_absolute_s};
+    struct gw_credential old = gw_auth_credential(http);
+    char link[GW_TOKEN_LEN + 1] = "";
+    unsigned char link_hash[BASE_SHA256_BYTES];
+    struct exchange *x;
+    size_t len = 0;
+    const char *body = gw_http_body(http, &len);
+
+    if (!gw_auth_origin_ours(auth, http, true) || !is_form(http) ||
+        gw_form_get(body, len, "token", link, sizeof(link)) != BASE_OK ||
+        !gw_token_genuine(pepper, GW_TOKEN_LINK, link, strlen(link))) {
+        record(auth, "link.refuse", NULL, "");
+        send_link_refused(http, 403);
+        base_wipe(link, sizeof(link));
+        return;
+    }
+    x = exchange_new(auth, http);
+    gw_token_hash(pepper, GW_TOKEN_LINK, link, link_hash);
+    base_wipe(link, sizeof(link));
+    gw_token_create(pepper, GW_TOKEN_SESSION, x->token);
+    gw_token_hash(pepper, GW_TOKEN_SESSION, x->token, x->hash);
+    use.link_hash = link_hash;
+    use.session_hash = x->hash;
+    if (old.kind == GW_CREDENTIAL_COOKIE && gw_token_genuine(pepper, GW_TOKEN_SESSION, old.text, old.len)) {
+        gw_token_hash(pepper, GW_TOKEN_SESSION, old.text, x->old_hash);
+        use.old_session_hash = x->old_hash;
+    }
+    gw_store_link_use(auth->options.store, x->loop, &use, link_used, x);
+}
+
+/* ---- who am I, and logout ---- */
+
+static void send_session(struct gw_http *http, const struct exchange *x, const struct gw_session *session)
+{
+    const struct gw_header headers[] = {{"content-type", "application/json"}, {"cache-control", "no-store"}};
+    auto_buf struct base_buf body = BASE_BUF_INIT(PAGE_MAX);
+    char csrf[GW_CSRF_LEN + 1], expires[BASE_RFC3339_MAX];
+
+    gw_csrf_derive(x->auth->options.key_pepper, x->token, csrf);
+    base_rfc3339(session->expires_at_us, expires);
+    base_buf_append_str(&body, "{\"subject\":");
+    base_buf_append_json(&body, session->who.subject, strlen(session->who.subject));
+    base_buf_append_str(&body, ",\"roles\":[");
+    for (unsigned i = 0; i < session->who.n_roles; i++) {
+        if (i > 0)
+            base_buf_append_char(&body, ',');
+        base_buf_append_json(&body, session->who.roles[i], strlen(session->who.roles[i]));
+    }
+    base_buf_printf(&body, "],\"csrf_token\":\"%s\",\"expires_at\":\"%s\"}", csrf, expires);
+    gw_http_send(http, 200, headers, BASE_ARRAY_LEN(headers), body.data, body.len);
+}
+
+static void session_known(enum base_code rc, const struct gw_session *session, bool flag, void *user)
+{
+    struct exchange *x = user;
+    enum gw_auth_result result = gw_auth_store_result(rc);
+
+    if (x->http != NULL && result == GW_AUTH_OK)
+        send_session(x->http, x, session);
+    else if (x->http != NULL)
+        send_error(x->http, result, result == GW_AUTH_SESSION_ENDED);
+    exchange_answered(x);
+}
+
+static void session_ended(enum base_code rc, const struct gw_session *session, bool ended, void *user)
+{
+    struct exchange *x = user;
+    char cookie[GW_SET_COOKIE_MAX];
+    const struct gw_header headers[] = {{"set-cookie", cookie}, {"cache-control", "no-store"}};
+
+    if (rc == BASE_OK && ended)
+        record(x->auth, "session.end", &session->who, session->who.credential_id);
+    gw_cookie_render(NULL, 0, cookie);
+    if (x->http != NULL && rc == BASE_OK)
+        gw_http_send(x->http, 204, headers, BASE_ARRAY_LEN(headers), "", 0);
+    else if (x->http != NULL)
+        send_error(x->http, GW_AUTH_UNAVAILABLE, false); /* the session is still there: the cookie stays, to try again */
+    exchange_answered(x);
+}
+
+/* The request's own session; answers and returns NULL when its cookie does not pass. */
+static struct exchange *own_session(struct gw_auth *auth, struct gw_http *http)
+{
+    struct gw_credential cookie = gw_auth_credential(http);
+    enum gw_auth_result result;
+    struct exchange *x;
+
+    if (cookie.kind == GW_CREDENTIAL_NONE)
+        result = GW_AUTH_MISSING;
+    else if (cookie.kind != GW_CREDENTIAL_COOKIE) /* a key has no session */
+        result = GW_AUTH_REFUSED;
+    else
+        result = gw_auth_check_cookie(auth, http, &cookie);
+    if (result != GW_AUTH_OK) {
+        send_error(http, result, result == GW_AUTH_SESSION_ENDED);
+        return NULL;
+    }
+    x = exchange_new(auth, http);
+    memcpy(x->token, cookie.text, GW_TOKEN_LEN);
+    gw_token_hash(auth->options.key_pepper, GW_TOKEN_SESSION, x->token, x->hash);
+    return x;
+}
+
+static void get_session(struct gw_auth *auth, struct gw_http *http)
+{
+    struct exchange *x = own_session(auth, http);
+
+    if (x != NULL)
+        gw_store_session_get(auth->options.store, x->loop, x->hash, auth->options.session_idle_s, session_known, x);
+}
+
+static void post_logout(struct gw_auth *auth, struct gw_http *http)
+{
+    struct exchange *x = own_session(auth, http);
+
+    if (x != NULL)
+        gw_store_session_end(auth->options.store, x->loop, x->hash, session_ended, x);
+}
+
+static void get_css(struct gw_auth *auth, struct gw_http *http)
+{
+    const struct gw_header headers[] = {{"content-type", "text/css"}, {"cache-control", "max-age=3600"}};
+
+    gw_http_send(http, 200, headers, BASE_ARRAY_LEN(headers), page_css, sizeof(page_css) - 1);
+}
+
+/* ---- routes ---- */
+
+bool gw_auth_handle(struct gw_auth *auth, struct gw_http *http)
+{
+    static const struct {
+        const char *path;
+        void (*get)(struct gw_auth *auth, struct gw_http *http);
+        void (*post)(struct gw_auth *auth, struct gw_http *http);
+        const char *allow;
+    } routes[] = {
+        {"/auth/link", get_link, post_link, "GET, POST"},
+        {"/auth/session", get_session, NULL, "GET"},
+        {"/auth/logout", NULL, post_logout, "POST"},
+        {"/auth/page.css", get_css, NULL, "GET"},
+    };
+
+    for (unsigned i = 0; i < BASE_ARRAY_LEN(routes); i++) {
+        if (strcmp(gw_http_path(http), routes[i].path) != 0)
+            continue;
+        if (routes[i].get != NULL && strcmp(gw_http_method(http), "GET") == 0)
+            routes[i].get(auth, http);
+        else if (routes[i].post != NULL && strcmp(gw_http_method(http), "POST") == 0)
+            routes[i].post(auth, http);
+        else
+            send_method_not_allowed(http, routes[i].allow);
+        return true;
+    }
+    return false;
+}

@@ -1,0 +1,33 @@
+/* Auth, between its two files: auth.c (credentials to a principal) and auth_pages.c (the page's endpoints). */
+#ifndef GATEWAY_AUTH_PRIV_H
+#define GATEWAY_AUTH_PRIV_H
+
+#include "gateway/auth.h"
+#include "gateway/session.h"
+#include "gateway/store.h"
+
+#define GW_ORIGIN_MAX 256u
+
+struct gw_auth {
+    struct gw_auth_options options;
+    char origin[GW_ORIGIN_MAX];
+};
+
+enum gw_credential_kind { GW_CREDENTIAL_NONE = 0, GW_CREDENTIAL_KEY, GW_CREDENTIAL_COOKIE, GW_CREDENTIAL_AMBIGUOUS };
+struct gw_credential {
+    enum gw_credential_kind kind;
+    const char *text; /* borrowed from the request */
+    size_t len;
+};
+/* What the request brings. More than one credential, of whatever kind, is ambiguous. */
+struct gw_credential gw_auth_credential(struct gw_http *http);
+
+/* The cookie's checks that need no store: GW_AUTH_OK, GW_AUTH_SESSION_ENDED, GW_AUTH_CSRF. */
+enum gw_auth_result gw_auth_check_cookie(const struct gw_auth *auth, struct gw_http *http, const struct gw_credential *cookie);
+/* form: see gw_origin_ours. */
+bool gw_auth_origin_ours(const struct gw_auth *auth, struct gw_http *http, bool form);
+/* The result for what the store said of a session. */
+enum gw_auth_result gw_auth_store_result(enum base_code rc);
+uint64_t gw_auth_cache_tag(const struct gw_auth *auth, const struct gw_principal *who);
+
+#endif

@@ -1,0 +1,71 @@
+/* Store: the identity store as the loops see it.
+ *
+ * What: API keys from a snapshot in memory, sessions and sign-in links by a small pool of database connections.
+ * Who:  gw_store_key_find from any thread. The session and link calls on a loop: they answer on that loop. open, wait_ready, free
+ *       from the main thread.
+ * Promises:
+ *   - a key needs no database: with Postgres away known keys go on working, expiry is still checked against the clock, and after
+ *     key_stale_max_s without contact every key is GW_KEY_UNAVAILABLE;
+ *   - with Postgres there, a revocation or a new key holds on every gateway within a second (notification, and a version poll
+ *     every poll_ms in case one is lost);
+ *   - a session is answered from memory for at most GW_SESSION_CACHE_MS after it was verified; a logout here at once, elsewhere
+ *     by notification;
+ *   - last use is written at most once a minute per key; the last minute's is lost in a crash.
+ * Not here: tokens and cookies (session.h), HTTP (auth.c), SQL (identity_sql.h).
+ */
+#ifndef GATEWAY_STORE_H
+#define GATEWAY_STORE_H
+
+#include "gateway/identity_sql.h"
+#include "gateway/keyset.h"
+#include "gateway/loop.h"
+
+#define GW_SESSION_CACHE_MS 2000u
+
+struct gw_store;
+
+struct gw_store_options {
+    const char *dsn;             /* role gatehouse_store; a direct connection: LISTEN does not work through a transaction pooler */
+    unsigned n_workers;          /* connections for sessions and links; 0: 2 */
+    unsigned queue_max;          /* waiting session calls, past it BASE_FULL; 0: 1024 */
+    unsigned timeout_ms;         /* per query; 0: 2000 */
+    unsigned poll_ms;            /* 0: 250 */
+    unsigned key_stale_max_s;    /* 0: 86400 */
+    unsigned last_used_every_s;  /* 0: 60 */
+};
+/* Starts the threads; Postgres need not be there yet. */
+struct gw_store *gw_store_open(const struct gw_store_options *options);
+/* True when the keys have been loaded; waits at most timeout_ms for it. */
+bool gw_store_wait_ready(struct gw_store *store, unsigned timeout_ms);
+/* After gw_server_drain and before gw_server_free: finishes what is queued, writes last uses. NULL is allowed. */
+void gw_store_free(struct gw_store *store);
+
+/* GOOD fills *ret_principal, but for its cache tag. */
+enum gw_key_state gw_store_key_find(struct gw_store *store, const unsigned char hash[BASE_SHA256_BYTES],
+                                    struct gw_principal *ret_principal);
+
+/* rc and, for BASE_OK, the session (borrowed for the callback). flag: link_use: the old session was ended with it; session_end: it was
+ * still running (else the session is all zero). BASE_DENIED: no such session or link now. BASE_UNAVAILABLE, BASE_TIMEOUT, BASE_FULL: the store cannot say now. */
+typedef void gw_store_fn(enum base_code rc, const struct gw_session *session, bool flag, void *user);
+struct gw_store_op;
+
+/* Each calls done exactly once on the loop; NULL when it already did, else the handle for gw_store_forget. */
+struct gw_store_op *gw_store_session_get(struct gw_store *store, struct gw_loop *loop,
+                                         const unsigned char hash[BASE_SHA256_BYTES], unsigned idle_s, gw_store_fn *done,
+                                         void *user);
+struct gw_store_op *gw_store_session_end(struct gw_store *store, struct gw_loop *loop,
+                                         const unsigned char hash[BASE_SHA256_BYTES], gw_store_fn *done, void *user);
+struct gw_store_op *gw_store_link_use(struct gw_store *store, struct gw_loop *loop, const struct gw_link_use *use,
+                                      gw_store_fn *done, void *user);
+/* done will not be called; what was asked may still happen. NULL is allowed. */
+void gw_store_forget(struct gw_store_op *op);
+
+struct gw_store_stats {
+    bool ready, up;              /* keys loaded once; Postgres answered last */
+    unsigned keys, bad_keys;     /* bad: rows that are no identity, left out */
+    uint64_t contact_age_ms;     /* since Postgres last confirmed the keys */
+    uint64_t loads_total;
+};
+void gw_store_get_stats(struct gw_store *store, struct gw_store_stats *ret_stats); /* any thread */
+
+#endif
