@@ -98,23 +98,6 @@ static void refuse(struct gw_call *call, enum gw_api_code code)
     gw_call_refuse(call, &error);
 }
 
-/* ---- identify ---- */
-
-static enum gw_api_code auth_error(enum gw_auth_result result)
-{
-    switch (result) {
-    case GW_AUTH_MISSING: return GW_API_MISSING_CREDENTIALS;
-    case GW_AUTH_EXPIRED: return GW_API_EXPIRED_API_KEY;
-    case GW_AUTH_REVOKED: return GW_API_REVOKED_API_KEY;
-    case GW_AUTH_SESSION_ENDED: return GW_API_SESSION_ENDED;
-    case GW_AUTH_CSRF: return GW_API_CSRF_FAILED;
-    case GW_AUTH_UNAVAILABLE: return GW_API_IDENTITY_UNAVAILABLE;
-    case GW_AUTH_REFUSED:
-    case GW_AUTH_OK: break;
-    }
-    return GW_API_INVALID_API_KEY;
-}
-
 /* ---- parse ---- */
 
 /* The request's own label: a wrong word is not ignored, it denies. */
@@ -144,12 +127,14 @@ static void step_parse(struct gw_call *call)
     step_admit(call);
 }
 
+/* ---- identify ---- */
+
 static void on_identified(enum gw_auth_result result, const struct gw_principal *principal, void *user)
 {
     struct gw_call *call = user;
 
     if (result != GW_AUTH_OK) {
-        refuse(call, auth_error(result));
+        refuse(call, gw_api_of_auth(result));
         return;
     }
     call->principal = *principal;
