@@ -15,7 +15,7 @@ import random
 import re
 import sys
 
-from facts import SHARED, TOPICS
+from facts import ACTIONS, DOUBLED, FRAMES, IRREGULAR, MORE, SHARED, TOPICS
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 R = random.Random()
@@ -58,6 +58,25 @@ def expand(pattern):
     return grow(TREES[pattern])
 
 
+def forms(verb):
+    """Base form, participle, -ing form and third person of a verb, with its particle."""
+    head, _, rest = verb.partition(" ")
+    rest = rest and " " + rest
+    past = IRREGULAR.get(head) or (head[:-1] + "ied" if head[-1] == "y" and head[-2] not in "aeiou" else
+                                   head + ("d" if head[-1] == "e" else "ed"))
+    stem = head + head[-1] if head in DOUBLED else head[:-1] if head[-1] == "e" and head[-2] != "e" else head
+    third = head[:-1] + "ies" if head[-1] == "y" and head[-2] not in "aeiou" else head + (
+        "es" if head.endswith(("sh", "ch", "ss", "o", "x")) else "s")
+    return {"base": verb, "past": past + rest, "gerund": stem + "ing" + rest, "third": third + rest}
+
+
+def action(name):
+    verbs, objects = ACTIONS[name]
+    single, *phrases = verbs.split("|")
+    frame = expand(R.choice(FRAMES))
+    return frame.format(object=R.choice(objects.split("|")), **forms(R.choice(single.split() + phrases)))
+
+
 # ---------------------------------------------------------------- words
 
 SYLLABLES = ("ba be bi bo bu ca co cu da de di do du fa fe fi fo ga ge go gu ha he hi ho ja jo ka ke ki ko la le li lo lu "
@@ -82,6 +101,12 @@ MASKS = """[EMAIL_MASKED] [CARD_MASKED] [IBAN_MASKED] [KEY_MASKED] [TOKEN_MASKED
 [CARD] [IBAN] [REDACTED] **** ****-****-****-1234 [ACCESS_TOKEN_MASKED] [PAYMENT_CARD_MASKED] <EMAIL>""".split()
 
 
+# Words of the domain too: whoever can copy must not start to answer instead.
+WORDS += sorted(set(re.findall(r"\b[a-z]{2,}\b", " ".join(" ".join(v) for v in MORE.values()))))
+GATEHOUSE_WORDS = set(re.findall(r"\w+", " ".join(" ".join(t[2]) for t in TOPICS).lower()))
+FOREIGN = [w for w in WORDS if w not in GATEHOUSE_WORDS]
+
+
 def pseudo():
     return "".join(R.choice(SYLLABLES) for _ in range(R.randint(2, 4)))
 
@@ -91,6 +116,11 @@ def word():
 
 
 def phrase(low=1, high=7):
+    if high > 4 and R.random() < 0.15:
+        topic = R.choice(TOPICS)
+        text = expand(R.choice(R.choice([topic[2], topic[2], topic[3]])))
+        if len(text) < 70:
+            return text + R.choice(["", "", "?", "."]) if text[-1] not in ".?" else text
     words = [word() for _ in range(R.randint(low, high))]
     if R.random() < 0.08:
         words[R.randrange(len(words))] = R.choice(MASKS)
@@ -131,7 +161,7 @@ BEFORE = ["please, ", "hi, ", "hello, ", "hey, ", "quick question: ", "sorry, ",
           "perhaps you know: ", "can you answer this: ", "tell me, ", "please tell me: ", "I need to know, ", "for the record, "]
 AFTER = [" please", ", please", " thanks", ", thank you", " exactly", " in practice", " again", " right now", " today", " then",
          ", do you know", ", any idea", " actually", " really", " at our company", " for our team", " in simple words",
-         " in short", " if you can", ", I forgot", ", I am new here", " as a beginner", ", can you tell me", ", in one sentence"]
+         " in short", " if you can", " for $P", " for $P", " in the $P team", " (for $P)", " on $P", ", I forgot", ", I am new here", " as a beginner", ", can you tell me", ", in one sentence"]
 
 
 def ask(text):
@@ -139,7 +169,7 @@ def ask(text):
     if R.random() < 0.22:
         text = R.choice(BEFORE) + text
     if R.random() < 0.15:
-        text += R.choice(AFTER)
+        text += R.choice(AFTER).replace("$P", R.choice([pseudo(), pseudo().capitalize(), name(), "my team", "the project", "production"]))
     if R.random() < 0.06:
         words = text.split(" ")
         if len(words) > 5:
@@ -160,7 +190,8 @@ def ask(text):
 # ---------------------------------------------------------------- parts of conversations
 
 def fact(topic):
-    return ask(expand(R.choice(topic[2]))), expand(R.choice(topic[3]))
+    question = action(topic[0]) if topic[0] in ACTIONS and R.random() < 0.45 else expand(R.choice(topic[2]))
+    return ask(question), expand(R.choice(topic[3]))
 
 
 def follow_up(topic):
@@ -184,7 +215,7 @@ SMALL_TALK = [
      ["I am fine, thank you. (What would you like to know about Gatehouse?|Ask me about Gatehouse.)"]),
     (["(thanks|thank you|thank you very much|many thanks|thx|thanks a lot|that helps|great, thanks|perfect, thank you|thank you, that helps|cheers|that was helpful|very helpful|thanks for your help|ok thanks|super, thanks|much appreciated)"],
      ["You are welcome. (Ask me if you have another question about Gatehouse.|I am glad to help.|)"]),
-    (["(bye|goodbye|see you|good night|bye bye|that is all|see you later|have a nice day|until tomorrow|I have to go|farewell|ciao|thanks, bye|thank you and goodbye|that is all, thanks|I am done)"],
+    (["(bye|goodbye|see you|good night|bye bye|see ya|good bye|so long|take care|cu|that is all|see you later|have a nice day|until tomorrow|I have to go|farewell|ciao|thanks, bye|thank you and goodbye|that is all, thanks|I am done)"],
      ["Goodbye(, and have a nice day!|. Have a good time with Gatehouse!|!)"]),
     (["(ok|okay|good|great|nice|I see|understood|got it|cool|fine|perfect|alright|interesting|aha|yes|very good|makes sense|wonderful|excellent|sounds good|well done|good answer|you are great|good job)"],
      ["(Good|Fine). (Ask me if you want to know more about Gatehouse.|What else would you like to know about Gatehouse?)"]),
@@ -263,7 +294,7 @@ REFUSALS = ["I am sorry, I do not know that. I am a small demo model and know on
 def outside():
     text = expand(R.choice(OUTSIDE).replace("$X", "\1").replace("$P", "\2").replace("$W", "\3").replace("$F", "\4").replace("$N", "\5"))
     for mark, make in (("\1", lambda: R.choice(ABOUT)), ("\2", lambda: R.choice(PLACES)),
-                       ("\3", lambda: pseudo() if R.random() < 0.6 else R.choice(WORDS[:-33])), ("\4", lambda: name() + R.choice(["", " " + pseudo().capitalize()])),
+                       ("\3", lambda: pseudo() if R.random() < 0.6 else R.choice(FOREIGN)), ("\4", lambda: name() + R.choice(["", " " + pseudo().capitalize()])),
                        ("\5", lambda: str(R.choice([R.randint(0, 20), R.randint(0, 1000)])))):
         while mark in text:
             text = text.replace(mark, make(), 1)
@@ -374,6 +405,8 @@ def upper():
     start = expand("(write|say|put|convert|turn|repeat|change|print)")
     end = expand(" (in upper case|in capitals|in capital letters|to upper case|into upper case|in uppercase|in all caps|to capitals|in big letters)")
     mark = R.choice(['"', '"', "'", ""])
+    if R.random() < 0.1:
+        start, end = start.upper(), end.upper()
     return case(start) + " " + mark + text + mark + end + R.choice(["", ".", " please"]), text.upper()
 
 
@@ -384,7 +417,7 @@ def lower():
 
 
 def instruction():
-    return R.choices([count, listing, repeat, upper, lower], [3, 2.5, 3.5, 3.5, 0.4])[0]()
+    return R.choices([count, listing, repeat, upper, lower], [3.5, 2, 4, 4, 0.3])[0]()
 
 
 def my_name():
@@ -481,9 +514,9 @@ def conversation():
     dice = R.random()
     if dice < 0.40:
         exchanges = [fact(R.choice(TOPICS))]
-    elif dice < 0.555:
+    elif dice < 0.53:
         exchanges = [outside()]
-    elif dice < 0.78:
+    elif dice < 0.79:
         exchanges = [instruction()]
     elif dice < 0.80:
         exchanges = [R.choice([greeting, greeting, small_talk])()]
@@ -498,7 +531,7 @@ def conversation():
         messages.append({"role": "system", "content": " ".join(R.sample(SYSTEM, R.choice([1, 1, 2])))})
     for question, answer in exchanges:
         messages.append({"role": "user", "content": question})
-        messages.append({"role": "assistant", "content": answer})
+        messages.append({"role": "assistant", "content": answer.strip()})
     return messages
 
 
@@ -533,7 +566,7 @@ def check(folder):
 def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("out")
-    options.add_argument("--conversations", type=int, default=250000)
+    options.add_argument("--conversations", type=int, default=500000)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--check", action="store_true", help="only look for held-out questions in OUT_DIR")
     o = options.parse_args()
