@@ -6,12 +6,13 @@
 
 #include <string.h>
 
-#define SECRET_BYTES  32u
-#define SECRET_AT     16u /* after "gh_", the id and "_" */
-#define SECRET_LEN    43u
-#define CHECKSUM_AT   (SECRET_AT + SECRET_LEN)
-#define CHECKSUM_LEN  6u
-#define HASH_DOMAIN   "gatehouse api key v1:" /* the pepper serves other hashes too: none can stand for another */
+#define SECRET_BYTES 32u
+#define SECRET_AT    16u /* after "gh_", the id and "_" */
+#define SECRET_LEN   43u
+#define CHECKSUM_AT  (SECRET_AT + SECRET_LEN)
+#define CHECKSUM_LEN 6u
+#define HASH_DOMAIN \
+    "gatehouse api key v1:" /* the pepper serves other hashes too: none can stand for another */
 
 _Static_assert(CHECKSUM_AT + CHECKSUM_LEN == GW_APIKEY_LEN, "layout of a key");
 
@@ -20,7 +21,8 @@ static const char id_alphabet[] = "abcdefghijklmnopqrstuvwxyz234567";
 static void checksum(const char *key, char out[CHECKSUM_LEN + 1])
 {
     uint32_t crc = base_crc32c(0, key, CHECKSUM_AT);
-    unsigned char bytes[4] = {(unsigned char)(crc >> 24), (unsigned char)(crc >> 16), (unsigned char)(crc >> 8), (unsigned char)crc};
+    unsigned char bytes[4] = {(unsigned char)(crc >> 24), (unsigned char)(crc >> 16),
+                              (unsigned char)(crc >> 8), (unsigned char)crc};
 
     base_b64url_encode(bytes, sizeof(bytes), out);
 }
@@ -61,9 +63,11 @@ bool gw_apikey_parse(const char *text, size_t len, char ret_id[GW_APIKEY_ID_LEN 
     size_t n = 0;
     bool ok;
 
-    if (len != GW_APIKEY_LEN || memcmp(text, "gh_", 3) != 0 || !id_chars_ok(text + 3) || text[SECRET_AT - 1] != '_')
+    if (len != GW_APIKEY_LEN || memcmp(text, "gh_", 3) != 0 || !id_chars_ok(text + 3) ||
+        text[SECRET_AT - 1] != '_')
         return false;
-    ok = base_b64url_decode(text + SECRET_AT, SECRET_LEN, secret, sizeof(secret), &n) == BASE_OK && n == SECRET_BYTES;
+    ok = base_b64url_decode(text + SECRET_AT, SECRET_LEN, secret, sizeof(secret), &n) == BASE_OK &&
+         n == SECRET_BYTES;
     base_wipe(secret, sizeof(secret));
     if (!ok)
         return false;
@@ -77,7 +81,8 @@ bool gw_apikey_parse(const char *text, size_t len, char ret_id[GW_APIKEY_ID_LEN 
     return true;
 }
 
-void gw_apikey_hash(const struct base_secret *pepper, const char key[GW_APIKEY_LEN], unsigned char out[BASE_SHA256_BYTES])
+void gw_apikey_hash(const struct base_secret *pepper, const char key[GW_APIKEY_LEN],
+                    unsigned char out[BASE_SHA256_BYTES])
 {
     char message[sizeof(HASH_DOMAIN) - 1 + GW_APIKEY_LEN];
 

@@ -2,8 +2,8 @@
  *
  *     credential -- none ---------------------------> MISSING
  *                -- several ------------------------> REFUSED
- *                -- key ----- malformed, unknown ---> REFUSED     (one answer: it does not say which part was wrong)
- *                             hash in the snapshot -> EXPIRED, REVOKED, OK   (only its holder can get here)
+ *                -- key ----- malformed, unknown ---> REFUSED     (one answer: it does not say which part was
+ * wrong) hash in the snapshot -> EXPIRED, REVOKED, OK   (only its holder can get here)
  *                -- cookie -- not made by us -------> SESSION_ENDED
  *                             POST without CSRF ----> CSRF
  *                             store ----------------> OK, SESSION_ENDED, UNAVAILABLE
@@ -51,7 +51,8 @@ static bool origin_valid(const char *origin)
     return host[0] != '\0' && strspn(host, "abcdefghijklmnopqrstuvwxyz0123456789.-:[]") == strlen(host);
 }
 
-enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_options *options, struct base_err *err)
+enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_options *options,
+                           struct base_err *err)
 {
     struct gw_auth *auth;
 
@@ -59,8 +60,9 @@ enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_optio
         return base_fail(err, BASE_INVALID, 0, "the key pepper is %zu bytes, at least %u are needed",
                          base_secret_len(options->key_pepper), PEPPER_MIN);
     if (!origin_valid(options->public_origin))
-        return base_fail(err, BASE_INVALID, 0, "the public origin must look like https://gatehouse.example.com:8443, in lower "
-                                               "case and without a path");
+        return base_fail(err, BASE_INVALID, 0,
+                         "the public origin must look like https://gatehouse.example.com:8443, in lower "
+                         "case and without a path");
     auth = base_zalloc(sizeof(*auth));
     auth->options = *options;
     memcpy(auth->origin, options->public_origin, strlen(options->public_origin) + 1);
@@ -76,7 +78,8 @@ void gw_auth_free(struct gw_auth *auth)
 
 /* ---- credentials ---- */
 
-static void add_credential(struct gw_credential *credential, enum gw_credential_kind kind, const char *text, size_t len)
+static void add_credential(struct gw_credential *credential, enum gw_credential_kind kind, const char *text,
+                           size_t len)
 {
     if (credential->kind != GW_CREDENTIAL_NONE)
         credential->kind = GW_CREDENTIAL_AMBIGUOUS;
@@ -116,8 +119,8 @@ static void add_cookie(struct gw_credential *credential, struct gw_http *http)
         credential->kind = GW_CREDENTIAL_AMBIGUOUS;
 }
 
-/* Takes "Bearer " off (RFC 6750 section 2.1; the scheme's case does not matter, RFC 9110 section 11.1). Another scheme leaves
- * nothing, which no key matches. */
+/* Takes "Bearer " off (RFC 6750 section 2.1; the scheme's case does not matter, RFC 9110 section 11.1).
+ * Another scheme leaves nothing, which no key matches. */
 static void strip_bearer(struct gw_credential *credential)
 {
     static const char scheme[] = "bearer ";
@@ -165,7 +168,8 @@ static bool changes_state(struct gw_http *http)
     return strcmp(method, "GET") != 0 && strcmp(method, "HEAD") != 0;
 }
 
-enum gw_auth_result gw_auth_check_cookie(const struct gw_auth *auth, struct gw_http *http, const struct gw_credential *cookie)
+enum gw_auth_result gw_auth_check_cookie(const struct gw_auth *auth, struct gw_http *http,
+                                         const struct gw_credential *cookie)
 {
     const char *csrf;
     size_t csrf_len = 0;
@@ -188,7 +192,8 @@ enum gw_auth_result gw_auth_store_result(enum base_code rc)
     return rc == BASE_DENIED ? GW_AUTH_SESSION_ENDED : GW_AUTH_UNAVAILABLE;
 }
 
-/* Two people must never share one: keyed, so that nobody can look for a subject that collides with another's. */
+/* Two people must never share one: keyed, so that nobody can look for a subject that collides with another's.
+ */
 uint64_t gw_auth_cache_tag(const struct gw_auth *auth, const struct gw_principal *who)
 {
     static const char domain[] = "gatehouse cache tag v1";
@@ -204,7 +209,8 @@ uint64_t gw_auth_cache_tag(const struct gw_auth *auth, const struct gw_principal
         memcpy(message + n, parts[i], len);
         n += len;
     }
-    base_hmac_sha256(base_secret_bytes(auth->options.key_pepper), base_secret_len(auth->options.key_pepper), message, n, mac);
+    base_hmac_sha256(base_secret_bytes(auth->options.key_pepper), base_secret_len(auth->options.key_pepper),
+                     message, n, mac);
     memcpy(&tag, mac, sizeof(tag));
     return tag;
 }
@@ -218,7 +224,8 @@ struct gw_auth_pending {
     void *user;
 };
 
-static enum gw_auth_result identify_key(const struct gw_auth *auth, const struct gw_credential *key, struct gw_principal *ret_who)
+static enum gw_auth_result identify_key(const struct gw_auth *auth, const struct gw_credential *key,
+                                        struct gw_principal *ret_who)
 {
     unsigned char hash[BASE_SHA256_BYTES];
 
@@ -249,8 +256,9 @@ static void session_known(enum base_code rc, const struct gw_session *session, b
     free(pending);
 }
 
-static struct gw_auth_pending *identify_session(const struct gw_auth *auth, struct gw_http *http, const struct gw_credential *cookie,
-                                                gw_identified_fn *done, void *user)
+static struct gw_auth_pending *identify_session(const struct gw_auth *auth, struct gw_http *http,
+                                                const struct gw_credential *cookie, gw_identified_fn *done,
+                                                void *user)
 {
     struct gw_auth_pending *pending = base_zalloc(sizeof(*pending));
     unsigned char hash[BASE_SHA256_BYTES];
@@ -258,14 +266,16 @@ static struct gw_auth_pending *identify_session(const struct gw_auth *auth, stru
 
     *pending = (struct gw_auth_pending){.auth = auth, .done = done, .user = user};
     gw_token_hash(auth->options.key_pepper, GW_TOKEN_SESSION, cookie->text, hash);
-    op = gw_store_session_get(auth->options.store, gw_http_loop(http), hash, auth->options.session_idle_s, session_known, pending);
+    op = gw_store_session_get(auth->options.store, gw_http_loop(http), hash, auth->options.session_idle_s,
+                              session_known, pending);
     if (op == NULL) /* answered from memory or refused at once: pending is gone */
         return NULL;
     pending->op = op;
     return pending;
 }
 
-struct gw_auth_pending *gw_auth_identify(struct gw_auth *auth, struct gw_http *http, gw_identified_fn *done, void *user)
+struct gw_auth_pending *gw_auth_identify(struct gw_auth *auth, struct gw_http *http, gw_identified_fn *done,
+                                         void *user)
 {
     struct gw_credential credential = gw_auth_credential(http);
     enum gw_auth_result result = GW_AUTH_REFUSED;

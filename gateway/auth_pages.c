@@ -3,14 +3,16 @@
  * A sign-in by link:
  *
  *     GET  /auth/link?token=T   a page with a button; touches nothing
- *     POST /auth/link           Origin and T checked --> store: use link, end the old session, start a new one (all or nothing)
+ *     POST /auth/link           Origin and T checked --> store: use link, end the old session, start a new
+ * one (all or nothing)
  *                               --> recorded --> cookie, 303 to /
  *                               cannot be recorded, or the client has left --> the new session is ended again
  *
  * Invariants:
  *   1. a struct exchange lives until the store has answered and the request is closed, whichever is later;
  *   2. a session token is never taken from the client at sign-in: it is always new (no fixation);
- *   3. a link's token stands in a URL, so its page sends no referrer, loads nothing from elsewhere and runs no script.
+ *   3. a link's token stands in a URL, so its page sends no referrer, loads nothing from elsewhere and runs
+ * no script.
  */
 #include "gateway/auth_priv.h"
 
@@ -28,8 +30,10 @@
 static const char page_csp[] =
     "default-src 'none'; form-action 'self'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'";
 static const char page_css[] =
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:32em;margin:15vh auto;padding:0 1em;color:#1a1a1a;background:#fff}\n"
-    "button{font:inherit;padding:.6em 1.4em;border:0;border-radius:.4em;background:#1f4fd8;color:#fff;cursor:pointer}\n"
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:32em;margin:15vh auto;padding:0 "
+    "1em;color:#1a1a1a;background:#fff}\n"
+    "button{font:inherit;padding:.6em "
+    "1.4em;border:0;border-radius:.4em;background:#1f4fd8;color:#fff;cursor:pointer}\n"
     "@media(prefers-color-scheme:dark){body{color:#eee;background:#16181d}}\n";
 
 /* ---- answers ---- */
@@ -49,24 +53,30 @@ static void escape_html(struct base_buf *out, const char *text)
 }
 
 /* A page with a sentence and, when token is not NULL, the button that posts it. */
-static void send_page(struct gw_http *http, int status, const char *heading, const char *sentence, const char *token)
+static void send_page(struct gw_http *http, int status, const char *heading, const char *sentence,
+                      const char *token)
 {
     const struct gw_header headers[] = {
-        {"content-type", "text/html; charset=utf-8"}, {"content-security-policy", page_csp},
-        {"referrer-policy", "no-referrer"},           {"cache-control", "no-store"},
+        {"content-type", "text/html; charset=utf-8"},
+        {"content-security-policy", page_csp},
+        {"referrer-policy", "no-referrer"},
+        {"cache-control", "no-store"},
         {"x-frame-options", "DENY"},
     };
     auto_buf struct base_buf page = BASE_BUF_INIT(PAGE_MAX);
 
-    base_buf_append_str(&page, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Gatehouse</title>"
-                               "<meta name=\"viewport\" content=\"width=device-width\">"
-                               "<link rel=\"stylesheet\" href=\"/auth/page.css\"></head>\n<body><h1>");
+    base_buf_append_str(
+        &page, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Gatehouse</title>"
+               "<meta name=\"viewport\" content=\"width=device-width\">"
+               "<link rel=\"stylesheet\" href=\"/auth/page.css\"></head>\n<body><h1>");
     escape_html(&page, heading);
     base_buf_append_str(&page, "</h1><p>");
     escape_html(&page, sentence);
     base_buf_append_str(&page, "</p>");
     if (token != NULL) {
-        base_buf_append_str(&page, "<form method=\"post\" action=\"/auth/link\"><input type=\"hidden\" name=\"token\" value=\"");
+        base_buf_append_str(
+            &page,
+            "<form method=\"post\" action=\"/auth/link\"><input type=\"hidden\" name=\"token\" value=\"");
         escape_html(&page, token);
         base_buf_append_str(&page, "\"><button type=\"submit\">Sign in</button></form>");
     }
@@ -77,7 +87,8 @@ static void send_page(struct gw_http *http, int status, const char *heading, con
 static void send_link_refused(struct gw_http *http, int status)
 {
     send_page(http, status, "This link cannot be used",
-              "It may have been used already, or it is older than 15 minutes. Ask an administrator for a new one, or make one with "
+              "It may have been used already, or it is older than 15 minutes. Ask an administrator for a new "
+              "one, or make one with "
               "the command: gatehouse admin-link",
               NULL);
 }
@@ -115,7 +126,7 @@ struct exchange {
     struct gw_auth *auth;
     struct gw_http *http; /* NULL once closed */
     struct gw_loop *loop;
-    bool answered;        /* by the store */
+    bool answered;                /* by the store */
     char token[GW_TOKEN_LEN + 1]; /* a session's: new (link), or the request's own */
     unsigned char hash[BASE_SHA256_BYTES], old_hash[BASE_SHA256_BYTES];
 };
@@ -154,7 +165,8 @@ static struct exchange *exchange_new(struct gw_auth *auth, struct gw_http *http)
     return x;
 }
 
-static bool record(const struct gw_auth *auth, const char *action, const struct gw_principal *who, const char *target)
+static bool record(const struct gw_auth *auth, const char *action, const struct gw_principal *who,
+                   const char *target)
 {
     static const struct gw_principal nobody = {.method = GW_AUTH_NONE};
     const struct gw_auth_options *o = &auth->options;
@@ -188,8 +200,10 @@ static void taken_back(enum base_code rc, const struct gw_session *session, bool
 static void send_signed_in(struct gw_http *http, const struct exchange *x)
 {
     char cookie[GW_SET_COOKIE_MAX];
-    const struct gw_header headers[] = {
-        {"set-cookie", cookie}, {"location", "/"}, {"cache-control", "no-store"}, {"referrer-policy", "no-referrer"}};
+    const struct gw_header headers[] = {{"set-cookie", cookie},
+                                        {"location", "/"},
+                                        {"cache-control", "no-store"},
+                                        {"referrer-policy", "no-referrer"}};
 
     gw_cookie_render(x->token, x->auth->options.session_absolute_s, cookie);
     gw_http_send(http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
@@ -241,7 +255,8 @@ static bool is_form(struct gw_http *http)
     size_t len = 0;
     const char *type = gw_http_header(http, "content-type", &len);
 
-    return type != NULL && len >= sizeof(form) - 1 && base_ascii_ieq(type, sizeof(form) - 1, form, sizeof(form) - 1) &&
+    return type != NULL && len >= sizeof(form) - 1 &&
+           base_ascii_ieq(type, sizeof(form) - 1, form, sizeof(form) - 1) &&
            (len == sizeof(form) - 1 || type[sizeof(form) - 1] == ';' || type[sizeof(form) - 1] == ' ');
 }
 
@@ -326,7 +341,8 @@ static void session_ended(enum base_code rc, const struct gw_session *session, b
     if (x->http != NULL && rc == BASE_OK)
         gw_http_send(x->http, 204, headers, BASE_ARRAY_LEN(headers), "", 0);
     else if (x->http != NULL)
-        send_error(x->http, GW_AUTH_UNAVAILABLE, false); /* the session is still there: the cookie stays, to try again */
+        send_error(x->http, GW_AUTH_UNAVAILABLE,
+                   false); /* the session is still there: the cookie stays, to try again */
     exchange_answered(x);
 }
 
@@ -358,7 +374,8 @@ static void get_session(struct gw_auth *auth, struct gw_http *http)
     struct exchange *x = own_session(auth, http);
 
     if (x != NULL)
-        gw_store_session_get(auth->options.store, x->loop, x->hash, auth->options.session_idle_s, session_known, x);
+        gw_store_session_get(auth->options.store, x->loop, x->hash, auth->options.session_idle_s,
+                             session_known, x);
 }
 
 static void post_logout(struct gw_auth *auth, struct gw_http *http)

@@ -1,6 +1,7 @@
 /* Key set. See keyset.h.
  *
- * Invariants: slots is a power of two and at least twice n, so a probe ends; slot 0 means empty, else entry index + 1.
+ * Invariants: slots is a power of two and at least twice n, so a probe ends; slot 0 means empty, else entry
+ * index + 1.
  */
 #include "gateway/keyset.h"
 
@@ -15,11 +16,11 @@
 struct entry {
     unsigned char hash[BASE_SHA256_BYTES];
     char id[GW_APIKEY_ID_LEN + 1];
-    const char *issuer, *subject, *tenant, *roles;                 /* in texts; roles separated by newlines */
+    const char *issuer, *subject, *tenant, *roles; /* in texts; roles separated by newlines */
     int64_t expires_us;                            /* 0: never */
     bool revoked;
-    _Atomic int64_t used_s;                        /* 0: not since start */
-    int64_t handed_out_s;                          /* the drain's own */
+    _Atomic int64_t used_s; /* 0: not since start */
+    int64_t handed_out_s;   /* the drain's own */
 };
 
 struct gw_keyset {
@@ -62,7 +63,8 @@ static void insert(struct gw_keyset *set, unsigned index)
 /* Copies a row's texts to *at and moves it on. False: the row is no identity that a request could carry. */
 static bool read_row(struct entry *entry, const struct base_pg_rows *rows, unsigned row, char **at)
 {
-    static const enum gw_key_column columns[] = {GW_KEYCOL_ISSUER, GW_KEYCOL_SUBJECT, GW_KEYCOL_TENANT, GW_KEYCOL_ROLES};
+    static const enum gw_key_column columns[] = {GW_KEYCOL_ISSUER, GW_KEYCOL_SUBJECT, GW_KEYCOL_TENANT,
+                                                 GW_KEYCOL_ROLES};
     const char **fields[] = {&entry->issuer, &entry->subject, &entry->tenant, &entry->roles};
     const char *id = base_pg_text(rows, row, GW_KEYCOL_ID);
     struct gw_principal trial = {0};
@@ -108,8 +110,8 @@ static void keyset_free(struct gw_keyset *set)
     free(set);
 }
 
-enum base_code gw_keyset_build(struct gw_keyset **ret_set, const struct base_pg_rows *rows, struct gw_keyset *before,
-                               unsigned *ret_n_bad, struct base_err *err)
+enum base_code gw_keyset_build(struct gw_keyset **ret_set, const struct base_pg_rows *rows,
+                               struct gw_keyset *before, unsigned *ret_n_bad, struct base_err *err)
 {
     unsigned n_rows = base_pg_n_rows(rows), n_bad = 0;
     struct gw_keyset *set = base_zalloc(sizeof(*set));
@@ -162,8 +164,8 @@ unsigned gw_keyset_count(const struct gw_keyset *set)
     return set->n;
 }
 
-enum gw_key_state gw_keyset_find(struct gw_keyset *set, const unsigned char hash[BASE_SHA256_BYTES], int64_t wall_us,
-                                 struct gw_principal *ret_principal)
+enum gw_key_state gw_keyset_find(struct gw_keyset *set, const unsigned char hash[BASE_SHA256_BYTES],
+                                 int64_t wall_us, struct gw_principal *ret_principal)
 {
     struct entry *entry = lookup(set, hash);
     struct gw_principal who = {.method = GW_AUTH_API_KEY};

@@ -24,10 +24,11 @@ static void keyed(const struct base_secret *pepper, const char *domain, const vo
     base_wipe(message, sizeof(message));
 }
 
-static void tag_of(const struct base_secret *pepper, enum gw_token_kind kind, const unsigned char random[RANDOM_BYTES],
-                   unsigned char out[BASE_SHA256_BYTES])
+static void tag_of(const struct base_secret *pepper, enum gw_token_kind kind,
+                   const unsigned char random[RANDOM_BYTES], unsigned char out[BASE_SHA256_BYTES])
 {
-    keyed(pepper, kind == GW_TOKEN_SESSION ? "gatehouse session tag v1:" : "gatehouse link tag v1:", random, RANDOM_BYTES, out);
+    keyed(pepper, kind == GW_TOKEN_SESSION ? "gatehouse session tag v1:" : "gatehouse link tag v1:", random,
+          RANDOM_BYTES, out);
 }
 
 void gw_token_create(const struct base_secret *pepper, enum gw_token_kind kind, char out[GW_TOKEN_LEN + 1])
@@ -41,13 +42,15 @@ void gw_token_create(const struct base_secret *pepper, enum gw_token_kind kind, 
     base_wipe(bytes, sizeof(bytes));
 }
 
-bool gw_token_genuine(const struct base_secret *pepper, enum gw_token_kind kind, const char *token, size_t len)
+bool gw_token_genuine(const struct base_secret *pepper, enum gw_token_kind kind, const char *token,
+                      size_t len)
 {
     unsigned char bytes[TOKEN_BYTES], tag[BASE_SHA256_BYTES];
     size_t n = 0;
     bool genuine;
 
-    if (len != GW_TOKEN_LEN || base_b64url_decode(token, len, bytes, sizeof(bytes), &n) != BASE_OK || n != TOKEN_BYTES)
+    if (len != GW_TOKEN_LEN || base_b64url_decode(token, len, bytes, sizeof(bytes), &n) != BASE_OK ||
+        n != TOKEN_BYTES)
         return false;
     tag_of(pepper, kind, bytes, tag);
     genuine = base_ct_equal(bytes + RANDOM_BYTES, tag, TAG_BYTES);
@@ -58,10 +61,12 @@ bool gw_token_genuine(const struct base_secret *pepper, enum gw_token_kind kind,
 void gw_token_hash(const struct base_secret *pepper, enum gw_token_kind kind, const char token[GW_TOKEN_LEN],
                    unsigned char out[BASE_SHA256_BYTES])
 {
-    keyed(pepper, kind == GW_TOKEN_SESSION ? "gatehouse session v1:" : "gatehouse link v1:", token, GW_TOKEN_LEN, out);
+    keyed(pepper, kind == GW_TOKEN_SESSION ? "gatehouse session v1:" : "gatehouse link v1:", token,
+          GW_TOKEN_LEN, out);
 }
 
-void gw_csrf_derive(const struct base_secret *pepper, const char session[GW_TOKEN_LEN], char out[GW_CSRF_LEN + 1])
+void gw_csrf_derive(const struct base_secret *pepper, const char session[GW_TOKEN_LEN],
+                    char out[GW_CSRF_LEN + 1])
 {
     unsigned char mac[BASE_SHA256_BYTES];
 
@@ -69,7 +74,8 @@ void gw_csrf_derive(const struct base_secret *pepper, const char session[GW_TOKE
     base_b64url_encode(mac, sizeof(mac), out);
 }
 
-bool gw_csrf_matches(const struct base_secret *pepper, const char session[GW_TOKEN_LEN], const char *token, size_t len)
+bool gw_csrf_matches(const struct base_secret *pepper, const char session[GW_TOKEN_LEN], const char *token,
+                     size_t len)
 {
     char expected[GW_CSRF_LEN + 1];
 

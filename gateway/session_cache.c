@@ -12,7 +12,7 @@
 
 struct slot {
     unsigned char hash[BASE_SHA256_BYTES];
-    uint64_t until_ms;   /* monotonic; past it the slot is empty */
+    uint64_t until_ms; /* monotonic; past it the slot is empty */
     uint64_t generation;
     struct gw_session session;
 };
@@ -49,14 +49,16 @@ static struct slot *slot_of(struct gw_session_cache *cache, const unsigned char 
     return &cache->slots[h % SLOTS];
 }
 
-bool gw_session_cache_get(struct gw_session_cache *cache, const unsigned char hash[BASE_SHA256_BYTES], struct gw_session *ret_session)
+bool gw_session_cache_get(struct gw_session_cache *cache, const unsigned char hash[BASE_SHA256_BYTES],
+                          struct gw_session *ret_session)
 {
     struct slot *slot = slot_of(cache, hash);
     uint64_t now_ms = base_mono_ms();
     bool hit;
 
     pthread_mutex_lock(&cache->lock);
-    hit = slot->generation == cache->generation && now_ms < slot->until_ms && base_ct_equal(slot->hash, hash, BASE_SHA256_BYTES);
+    hit = slot->generation == cache->generation && now_ms < slot->until_ms &&
+          base_ct_equal(slot->hash, hash, BASE_SHA256_BYTES);
     if (hit)
         *ret_session = slot->session;
     pthread_mutex_unlock(&cache->lock);

@@ -2,15 +2,18 @@
  *
  * The watcher thread owns one connection that listens:
  *
- *     AWAY --connect, LISTEN, load--> WATCHING --notification or poll_ms--> compare the version, load when it changed
- *       ^                                |
+ *     AWAY --connect, LISTEN, load--> WATCHING --notification or poll_ms--> compare the version, load when it
+ * changed ^                                |
  *       +--------- any error ------------+      (then: wait, 100 ms doubling to 2 s)
  *
  * Invariants:
- *   1. `keys` is replaced, never changed; a reader takes a reference under the lock and keeps it while it reads;
- *   2. the version is read before the keys: keys newer than their version are loaded once more, never too seldom;
+ *   1. `keys` is replaced, never changed; a reader takes a reference under the lock and keeps it while it
+ * reads;
+ *   2. the version is read before the keys: keys newer than their version are loaded once more, never too
+ * seldom;
  *   3. a connection that failed once is dropped, since base_pg would connect anew and not listen;
- *   4. a gw_store_op belongs to its loop, but between submit and post to the worker; forgotten is the loop's alone.
+ *   4. a gw_store_op belongs to its loop, but between submit and post to the worker; forgotten is the loop's
+ * alone.
  */
 #include "gateway/store.h"
 
@@ -116,7 +119,8 @@ static enum base_code refresh(struct gw_store *store, bool always, struct base_e
         if (rc != BASE_OK)
             return rc;
         if (n_bad > 0)
-            base_log(BASE_LOG_ERROR, "identity.bad_keys", "API keys that are no identity are left out", LOG_INT("count", n_bad));
+            base_log(BASE_LOG_ERROR, "identity.bad_keys", "API keys that are no identity are left out",
+                     LOG_INT("count", n_bad));
         publish(store, keys, n_bad);
         store->version = version;
         atomic_fetch_add(&store->loads_total, 1);
@@ -146,7 +150,8 @@ static bool add_used(const char *key_id, int64_t used_s, void *user)
 /* A batch that cannot be written is dropped: the next use writes a later time. */
 static enum base_code write_used(struct gw_store *store, struct base_err *err)
 {
-    struct used_batch batch = {.ids = BASE_BUF_INIT(64 * USED_BATCH), .times = BASE_BUF_INIT(64 * USED_BATCH)};
+    struct used_batch batch = {.ids = BASE_BUF_INIT(64 * USED_BATCH),
+                               .times = BASE_BUF_INIT(64 * USED_BATCH)};
     enum base_code rc = BASE_OK;
 
     do {
@@ -178,7 +183,8 @@ static enum base_code housekeeping(struct gw_store *store, struct base_err *err)
     }
     if (rc == BASE_OK || rc == BASE_UNAVAILABLE || rc == BASE_TIMEOUT)
         return rc;
-    base_log_err(BASE_LOG_ERROR, "identity.housekeeping", "last uses or old sessions could not be written", err);
+    base_log_err(BASE_LOG_ERROR, "identity.housekeeping", "last uses or old sessions could not be written",
+                 err);
     return BASE_OK; /* a missing grant, say: no reason to give the keys up */
 }
 
@@ -216,7 +222,8 @@ static void note_state(struct gw_store *store, enum base_code rc, const struct b
         base_log(BASE_LOG_INFO, "identity.up", "identity store is connected",
                  LOG_INT("keys", gw_keyset_count(store->keys)));
     else
-        base_log_err(BASE_LOG_WARN, "identity.away", "identity store is away: known API keys go on working", err);
+        base_log_err(BASE_LOG_WARN, "identity.away", "identity store is away: known API keys go on working",
+                     err);
 }
 
 static bool stopping(struct gw_store *store)
@@ -335,7 +342,8 @@ static void op_run(void *arg, void *thread_state)
     else if (op->rc == BASE_OK)
         gw_session_cache_put(op->store->cache, op->hash, &op->session, op->generation);
     if (op->rc != BASE_OK && op->rc != BASE_DENIED)
-        base_log_err(BASE_LOG_WARN, "identity.query_failed", "a session or link could not be looked up", &err);
+        base_log_err(BASE_LOG_WARN, "identity.query_failed", "a session or link could not be looked up",
+                     &err);
     gw_loop_post(op->loop, op_finish, op);
 }
 
@@ -352,8 +360,8 @@ static struct gw_store_op *op_submit(struct gw_store_op *op)
     return NULL;
 }
 
-static struct gw_store_op *op_new(struct gw_store *store, struct gw_loop *loop, const unsigned char *hash, gw_store_fn *done,
-                                  void *user)
+static struct gw_store_op *op_new(struct gw_store *store, struct gw_loop *loop, const unsigned char *hash,
+                                  gw_store_fn *done, void *user)
 {
     struct gw_store_op *op = base_zalloc(sizeof(*op));
 
@@ -366,8 +374,8 @@ static struct gw_store_op *op_new(struct gw_store *store, struct gw_loop *loop, 
 }
 
 struct gw_store_op *gw_store_session_get(struct gw_store *store, struct gw_loop *loop,
-                                         const unsigned char hash[BASE_SHA256_BYTES], unsigned idle_s, gw_store_fn *done,
-                                         void *user)
+                                         const unsigned char hash[BASE_SHA256_BYTES], unsigned idle_s,
+                                         gw_store_fn *done, void *user)
 {
     struct gw_store_op *op;
     struct gw_session session;
@@ -383,7 +391,8 @@ struct gw_store_op *gw_store_session_get(struct gw_store *store, struct gw_loop 
 }
 
 struct gw_store_op *gw_store_session_end(struct gw_store *store, struct gw_loop *loop,
-                                         const unsigned char hash[BASE_SHA256_BYTES], gw_store_fn *done, void *user)
+                                         const unsigned char hash[BASE_SHA256_BYTES], gw_store_fn *done,
+                                         void *user)
 {
     struct gw_store_op *op = op_new(store, loop, hash, done, user);
 
@@ -391,8 +400,8 @@ struct gw_store_op *gw_store_session_end(struct gw_store *store, struct gw_loop 
     return op_submit(op);
 }
 
-struct gw_store_op *gw_store_link_use(struct gw_store *store, struct gw_loop *loop, const struct gw_link_use *use,
-                                      gw_store_fn *done, void *user)
+struct gw_store_op *gw_store_link_use(struct gw_store *store, struct gw_loop *loop,
+                                      const struct gw_link_use *use, gw_store_fn *done, void *user)
 {
     struct gw_store_op *op = op_new(store, loop, use->session_hash, done, user);
 
@@ -491,7 +500,8 @@ bool gw_store_wait_ready(struct gw_store *store, unsigned timeout_ms)
             pthread_mutex_unlock(&store->lock);
             return ready;
         }
-        until = (struct timespec){.tv_sec = (time_t)(deadline / 1000), .tv_nsec = (long)(deadline % 1000) * 1000000};
+        until = (struct timespec){.tv_sec = (time_t)(deadline / 1000),
+                                  .tv_nsec = (long)(deadline % 1000) * 1000000};
         pthread_cond_timedwait(&store->changed, &store->lock, &until);
         pthread_mutex_unlock(&store->lock);
     }
