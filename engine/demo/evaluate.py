@@ -5,9 +5,11 @@
 
 A line of the file is: topic, question, expected.  `expected` is one string that
 the answer must contain, or several separated by " | " of which one must be there;
-" & " joins strings that must all be there.  Case does not matter.  Topics that start
-with "do:" are instructions: there the whole answer must be equal, with case.  "\\n" in
-a question is a line break.  They are counted separately.
+" & " joins strings that must all be there.  Case does not matter.  "\\n" in a
+question is a line break, " >> " separates what the user says one after the other:
+then the last answer counts (the decoder below only; an engine has no batch for it).
+Topics that start with "do:" are instructions, counted separately: there the whole
+answer must be equal, with case.
 
 Without --engine the model runs in the decoder below, which shares nothing with
 Gatehouse's engine; with it, PATH answers (`gatehouse-model`, one question per
@@ -94,6 +96,15 @@ class Decoder:
         return self.words.decode(out)
 
 
+def talk(decoder, questions):
+    """The answers of one conversation."""
+    messages = []
+    for question in questions:
+        messages.append({"role": "user", "content": question})
+        messages.append({"role": "assistant", "content": decoder.answer(messages)})
+    return [m["content"] for m in messages[1::2]]
+
+
 def ask_engine(engine, model, questions):
     def escape(s):
         return s.replace("\\", "\\\\").replace("\n", "\\n")
@@ -123,11 +134,8 @@ def main():
     options.add_argument("--ask", action="append", help="ask this instead, several times for one conversation")
     o = options.parse_args()
     if o.ask:
-        decoder, messages = Decoder(o.model), []
-        for question in o.ask:
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": decoder.answer(messages)})
-            print("> " + question + "\n" + messages[-1]["content"])
+        for question, answer in zip(o.ask, talk(Decoder(o.model), o.ask)):
+            print("> " + question + "\n" + answer)
         return 0
     with open(o.file) as f:
         cases = [line.rstrip("\n").replace("\\n", "\n").split("\t") for line in f if line.strip()]
@@ -135,7 +143,7 @@ def main():
         answers = ask_engine(o.engine, o.model, [c[1] for c in cases])
     else:
         decoder = Decoder(o.model)
-        answers = [decoder.answer([{"role": "user", "content": c[1]}]) for c in cases]
+        answers = [talk(decoder, c[1].split(" >> "))[-1] for c in cases]
     good, all_ = collections.Counter(), collections.Counter()
     for (topic, question, expected), answer in zip(cases, answers):
         ok = right(topic, expected, answer)
