@@ -63,21 +63,6 @@ const char *gw_api_code_name(enum gw_api_code code)
     return row_of(code)->name;
 }
 
-enum gw_api_code gw_api_of_auth(enum gw_auth_result result)
-{
-    switch (result) {
-    case GW_AUTH_MISSING: return GW_API_MISSING_CREDENTIALS;
-    case GW_AUTH_EXPIRED: return GW_API_EXPIRED_API_KEY;
-    case GW_AUTH_REVOKED: return GW_API_REVOKED_API_KEY;
-    case GW_AUTH_SESSION_ENDED: return GW_API_SESSION_ENDED;
-    case GW_AUTH_CSRF: return GW_API_CSRF_FAILED;
-    case GW_AUTH_UNAVAILABLE: return GW_API_IDENTITY_UNAVAILABLE;
-    case GW_AUTH_REFUSED:
-    case GW_AUTH_OK: break;
-    }
-    return GW_API_INVALID_API_KEY;
-}
-
 enum base_code gw_api_error_json(const struct gw_api_error *error, struct base_buf *out)
 {
     const struct row *row = row_of(error->code);

@@ -5,7 +5,6 @@
 #define GATEWAY_API_ERROR_H
 
 #include "base/buf.h"
-#include "gateway/auth.h"
 
 enum gw_api_code {
     GW_API_INTERNAL = 0,
@@ -54,8 +53,6 @@ struct gw_api_error {
 
 int gw_api_status(enum gw_api_code code);
 const char *gw_api_code_name(enum gw_api_code code); /* "model_not_found" */
-/* What to tell a caller whom auth.c refused. */
-enum gw_api_code gw_api_of_auth(enum gw_auth_result result);
 /* {"error":{"message","type","param","code"}} */
 enum base_code gw_api_error_json(const struct gw_api_error *error, struct base_buf *out);
 /* Sets the code and formats the message. */

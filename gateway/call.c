@@ -64,6 +64,8 @@ static void on_closed(void *user)
 
     call->closed = true;
     call->http = NULL;
+    gw_auth_forget(call->pending_auth);
+    call->pending_auth = NULL;
     if (call->pending_limit != NULL) {
         gw_limits_forget(call->pending_limit);
         call->pending_limit = NULL;
@@ -133,8 +135,10 @@ static void on_identified(enum gw_auth_result result, const struct gw_principal 
 {
     struct gw_call *call = user;
 
+    call->pending_auth = NULL;
+    call->identifying = false;
     if (result != GW_AUTH_OK) {
-        refuse(call, gw_api_of_auth(result));
+        refuse(call, gw_auth_api_code(result));
         return;
     }
     call->principal = *principal;
@@ -221,9 +225,9 @@ static void step_admit(struct gw_call *call)
     call->limit_deciding = true;
     call->holds++; /* on_limited may end and free the call before admit returns */
     pending = gw_limits_admit(call->loop_state->limits, &request, on_limited, call);
-    call->holds--;
     if (call->limit_deciding)
         call->pending_limit = pending;
+    call->holds--;
     gw_call_maybe_free(call);
 }
 
@@ -563,6 +567,7 @@ void gw_call_serve(struct gw_call *call)
 void gw_call_start(struct gw_app *app, struct gw_http *http)
 {
     struct gw_call *call = base_zalloc(sizeof(*call));
+    struct gw_auth_pending *pending;
 
     call->app = app;
     call->http = http;
@@ -576,5 +581,11 @@ void gw_call_start(struct gw_app *app, struct gw_http *http)
     gw_call_answer_init(call);
     atomic_fetch_add(&call->loop_state->calls_in_flight, 1);
     gw_http_on_closed(http, on_closed, call);
-    gw_auth_identify(app->auth, http, on_identified, call);
+    call->holds++; /* on_identified may end and free the call before identify returns */
+    call->identifying = true;
+    pending = gw_auth_identify(app->auth, http, on_identified, call);
+    if (call->identifying)
+        call->pending_auth = pending;
+    call->holds--;
+    gw_call_maybe_free(call);
 }

@@ -31,6 +31,8 @@ struct gw_call {
     char request_id[GW_REQUEST_ID_LEN + 1], peer[GW_PEER_MAX];
     uint64_t arrived_us, step_since_us;
     /* identify */
+    struct gw_auth_pending *pending_auth;
+    bool identifying;
     struct gw_principal principal;
     const char *roles[GW_ROLES_MAX];
     char pseudonym[AUD_PSEUDONYM_MAX];

@@ -34,6 +34,8 @@ static void send_code(struct gw_http *http, enum gw_api_code code)
 struct models_request {
     struct gw_app *app;
     struct gw_http *http;
+    struct gw_auth_pending *pending;
+    bool identified, starting;
 };
 
 static void put_model(struct base_buf *out, const struct pol_model *model, int64_t created_s)
@@ -109,19 +111,38 @@ static void on_identified(enum gw_auth_result result, const struct gw_principal 
 {
     struct models_request *request = user;
 
+    request->identified = true;
+    request->pending = NULL;
     if (result == GW_AUTH_OK)
         answer_models(request, principal);
     else
-        send_code(request->http, gw_api_of_auth(result));
+        send_code(request->http, gw_auth_api_code(result));
+}
+
+static void models_closed(void *user)
+{
+    struct models_request *request = user;
+
+    gw_auth_forget(request->pending);
+    request->http = NULL;
+    if (!request->starting)
+        free(request);
 }
 
 static void models_start(struct gw_app *app, struct gw_http *http)
 {
     struct models_request *request = base_zalloc(sizeof(*request));
+    struct gw_auth_pending *pending;
 
     *request = (struct models_request){.app = app, .http = http};
-    gw_http_on_closed(http, free, request);
-    gw_auth_identify(app->auth, http, on_identified, request);
+    request->starting = true; /* an answer may be sent, and the request closed, before identify returns */
+    gw_http_on_closed(http, models_closed, request);
+    pending = gw_auth_identify(app->auth, http, on_identified, request);
+    request->starting = false;
+    if (request->http == NULL)
+        free(request);
+    else if (!request->identified)
+        request->pending = pending;
 }
 
 /* ---- the page ---- */
