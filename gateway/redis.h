@@ -1,0 +1,55 @@
+/* Redis: one script, called over one asynchronous connection of a loop. The only file pair with hiredis.
+ *
+ * Who:  one gw_redis per loop, on its thread.
+ * Promises:
+ *   - `done` is called exactly once per call, within timeout_ms whatever Redis does, possibly before gw_redis_eval returns;
+ *   - a call that timed out may still have happened: its reply, when it comes after all, goes to `late`;
+ *   - while Redis is slow (a call is overdue) or away, calls fail at once; a connection counts only after it has answered;
+ *   - at most GW_REDIS_CALLS_MAX calls are outstanding; the connection comes back by itself (50 ms doubling to 2 s).
+ * Not here: what the script says (limits.c). TLS to Redis: use a Unix socket or a tunnel.
+ */
+#ifndef GATEWAY_REDIS_H
+#define GATEWAY_REDIS_H
+
+#include "base/err.h"
+#include "gateway/loop.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define GW_REDIS_CALLS_MAX 8192u
+#define GW_REDIS_INTS_MAX  16u
+#define GW_REDIS_ARGS_MAX  16u
+
+struct gw_redis;
+
+struct gw_redis_options {
+    struct gw_loop *loop;
+    const char *url;      /* "unix:///path", "redis://[[user]:password@]host[:port][/database]" */
+    const char *script;   /* answers a list of integers; lives as long as the gw_redis */
+    unsigned timeout_ms;
+};
+/* Starts to connect. BASE_INVALID: the URL. */
+enum base_code gw_redis_new(struct gw_redis **ret_redis, const struct gw_redis_options *options, struct base_err *err);
+/* Not from within a callback. What is outstanding is answered BASE_CANCELLED. NULL is allowed. */
+void gw_redis_free(struct gw_redis *redis);
+
+/* rc: BASE_OK with the script's integers; BASE_TIMEOUT; BASE_UNAVAILABLE: not connected, slow, connection lost or refused by Redis
+ * (loading, read-only, out of memory); BASE_FULL; BASE_INVALID: the script failed (our bug). */
+typedef void gw_redis_fn(enum base_code rc, const int64_t *ints, unsigned n, void *user);
+
+struct gw_redis_call {
+    const char *keys[4];
+    unsigned n_keys;
+    const char *args[GW_REDIS_ARGS_MAX]; /* texts, copied */
+    unsigned n_args;
+    gw_redis_fn *done;
+    gw_redis_fn *late; /* after a `done` with BASE_TIMEOUT, once: the reply, or anything but BASE_OK when there will be none; may be NULL */
+    void *user;
+};
+void gw_redis_eval(struct gw_redis *redis, const struct gw_redis_call *call);
+
+bool gw_redis_up(const struct gw_redis *redis);
+
+#endif
