@@ -1,0 +1,315 @@
+// The page's state and everything that changes it. Components read `store` and call its methods; each change calls
+// emit(), which redraws. Streamed text is the exception: it goes to the answer's view directly, once per frame.
+//
+// Chats are held in memory only, on purpose: a browser's storage outlives the session, is readable by whoever uses the
+// machine next, and cannot be reached when a person's content is to be erased. Only the unsent draft is kept in
+// sessionStorage (this tab, gone with it), because losing what one has typed is worse.
+
+import { ApiError, fetchModels, fetchSession, signOut, streamChat } from './api.js';
+import { CLASSES, stricter } from './classes.js';
+import { t } from './strings.js';
+
+const DRAFT_KEY = 'gatehouse.draft';
+const TITLE_CHARS = 48;
+const SAY_EVERY_MS = 7000;
+const BUSY = new Set(['checking', 'waiting', 'starting', 'writing']);
+
+let nextId = 1;
+
+// One answer: its text, where it stands, and what the gateway said about it.
+class Answer {
+  id = `a${nextId++}`;
+  text = '';
+  status = 'checking'; // checking, waiting, starting, writing, done, stopped, error
+  gate = null;
+  maskedBefore = {};
+  maskedAfter = {};
+  usage = null;
+  finishReason = '';
+  error = null;
+  abort = new AbortController();
+  view = null;         // hears push(text) and finish() while the answer is on the page
+
+  get busy() {
+    return BUSY.has(this.status);
+  }
+
+  get masked() {
+    return this.gate?.masked ?? {};
+  }
+
+  // The first report tells what was masked on the way in; what later ones add was masked in the answer.
+  setGate(info) {
+    const masked = info && typeof info.masked === 'object' && info.masked ? info.masked : {};
+    if (!this.gate)
+      this.maskedBefore = masked;
+    for (const [kind, n] of Object.entries(masked)) {
+      if (n > (this.maskedBefore[kind] ?? 0))
+        this.maskedAfter[kind] = n - (this.maskedBefore[kind] ?? 0);
+    }
+    this.gate = { ...this.gate, ...info, masked };
+  }
+}
+
+class Store {
+  session = undefined; // undefined: not known yet, null: signed out
+  signInNote = '';
+  models = null;       // null: not loaded
+  modelsError = '';
+  modelId = '';
+  chats = [];
+  chat = null;
+  draft = '';
+  said = '';           // for the status region: what a screen reader should hear
+  #listeners = new Set();
+
+  subscribe(listener) {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  emit() {
+    for (const listener of this.#listeners)
+      listener();
+  }
+
+  say(text) {
+    this.said = text;
+    this.emit();
+  }
+
+  // --- session and models ---
+
+  async start() {
+    this.newChat();
+    this.draft = readDraft();
+    await this.checkSession();
+  }
+
+  async checkSession() {
+    const asked = this.session === null;
+    try {
+      this.session = await fetchSession();
+      this.signInNote = asked && !this.session ? t.signInStill : '';
+    } catch {
+      this.session = null;
+      this.signInNote = t.signInError;
+    }
+    this.emit();
+    if (this.session)
+      await this.loadModels();
+  }
+
+  async loadModels() {
+    this.modelsError = '';
+    try {
+      this.models = await fetchModels();
+      if (!this.model)
+        this.modelId = this.models[0]?.id ?? '';
+    } catch (error) {
+      if (error.status === 401)
+        this.session = null;
+      this.modelsError = error instanceof ApiError ? error.message : t.modelsFailed;
+    }
+    this.emit();
+  }
+
+  async signOut() {
+    try {
+      await signOut(this.session);
+    } catch (error) {
+      if (error.status !== 401)
+        return this.say(t.signOutFailed);
+    }
+    for (const chat of this.chats)
+      this.stop(chat);
+    this.chats = [];
+    this.models = null;
+    this.modelId = '';
+    this.setDraft('');
+    this.newChat();
+    this.session = null;
+    this.signInNote = '';
+    this.emit();
+  }
+
+  get model() {
+    return this.models?.find(model => model.id === this.modelId) ?? null;
+  }
+
+  chooseModel(id) {
+    this.modelId = id;
+    this.emit();
+  }
+
+  // --- chats ---
+
+  newChat() {
+    const empty = this.chats.find(chat => !chat.turns.length);
+    this.chat = empty ?? { id: `c${nextId++}`, title: '', turns: [], stated: '', floor: '' };
+    if (!empty)
+      this.chats.unshift(this.chat);
+    this.emit();
+  }
+
+  openChat(chat) {
+    this.chat = chat;
+    this.emit();
+  }
+
+  setDraft(text) {
+    this.draft = text;
+    writeDraft(text);
+    this.emit();
+  }
+
+  // A class can be raised by hand, never lowered under what an earlier message of the chat was marked with: that
+  // message goes to the model again with each new one.
+  stateClass(level) {
+    this.chat.stated = CLASSES.includes(level) ? stricter(level, this.chat.floor) : '';
+    this.emit();
+  }
+
+  get stated() {
+    return stricter(this.chat.stated, this.chat.floor);
+  }
+
+  get busy() {
+    return this.chat.turns.at(-1)?.answer.busy ?? false;
+  }
+
+  send() {
+    const text = this.draft.trim();
+    if (!text || this.busy || !this.model)
+      return;
+    const { chat } = this;
+    chat.title ||= title(text);
+    chat.floor = this.stated;
+    chat.turns.push({ id: `t${nextId++}`, text, stated: this.stated, answer: new Answer() });
+    this.setDraft('');
+    this.#run(chat, chat.turns.at(-1));
+  }
+
+  retry(turn) {
+    if (this.busy)
+      return;
+    turn.answer = new Answer();
+    turn.stated = this.stated;
+    this.#run(this.chat, turn);
+  }
+
+  stop(chat = this.chat) {
+    chat.turns.at(-1)?.answer.abort.abort();
+  }
+
+  async #run(chat, turn) {
+    const { answer } = turn;
+    const model = this.modelId;
+    this.say(t.stages.checking);
+    try {
+      await streamChat({
+        session: this.session,
+        model,
+        messages: messagesOf(chat, turn),
+        dataClass: turn.stated,
+        signal: answer.abort.signal,
+        on: this.#hear(answer),
+      });
+      answer.status = 'done';
+      this.say(t.said.finished(answer.text.split(/\s+/).filter(Boolean).length));
+    } catch (error) {
+      this.#failed(answer, error);
+    }
+    answer.view?.finish();
+    this.emit();
+  }
+
+  #hear(answer) {
+    let lastSaid = Date.now();
+    const stage = status => {
+      if (answer.status === status)
+        return;
+      answer.status = status;
+      this.emit();
+    };
+    return {
+      waiting: () => answer.text || stage('waiting'),
+      gate: info => {
+        answer.setGate(info);
+        if (answer.status === 'checking')
+          answer.status = 'starting';
+        this.emit();
+      },
+      text: text => {
+        answer.text += text;
+        answer.view?.push(text);
+        if (answer.status !== 'writing') {
+          this.said = t.said.started;
+          stage('writing');
+        } else if (Date.now() - lastSaid > SAY_EVERY_MS) {
+          lastSaid = Date.now();
+          this.say(t.said.going);
+        }
+      },
+      usage: usage => { answer.usage = usage; },
+      finish: reason => { answer.finishReason = reason; },
+    };
+  }
+
+  #failed(answer, error) {
+    if (error.name === 'AbortError') {
+      answer.status = 'stopped';
+      return this.say(t.said.stopped);
+    }
+    if (!(error instanceof ApiError))
+      console.error(error); // our own bug: seen by the tests, and the reader gets a card all the same
+    answer.status = 'error';
+    answer.error = error instanceof ApiError ? error : new ApiError({ message: t.brokenOff, code: 'page' });
+    answer.errorAt = Date.now();
+    if (error.status === 401) {
+      this.session = null;
+      this.signInNote = '';
+    }
+    this.say(answer.error.message);
+  }
+}
+
+// What the model is told: every turn up to this one that has an answer, and this one's question.
+function messagesOf(chat, turn) {
+  const messages = [];
+  for (const earlier of chat.turns) {
+    if (earlier === turn)
+      break;
+    if (earlier.answer.text)
+      messages.push({ role: 'user', content: earlier.text }, { role: 'assistant', content: earlier.answer.text });
+  }
+  messages.push({ role: 'user', content: turn.text });
+  return messages;
+}
+
+function title(text) {
+  const line = text.split('\n', 1)[0];
+  return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS).trimEnd()}…` : line;
+}
+
+// Storage may be switched off by the browser's settings: then there is no draft after a reload, and that is all.
+function readDraft() {
+  try {
+    return sessionStorage.getItem(DRAFT_KEY) ?? '';
+  } catch {
+    return '';
+  }
+}
+
+function writeDraft(text) {
+  try {
+    if (text)
+      sessionStorage.setItem(DRAFT_KEY, text);
+    else
+      sessionStorage.removeItem(DRAFT_KEY);
+  } catch {
+    // see readDraft
+  }
+}
+
+export const store = new Store();
