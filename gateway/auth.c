@@ -38,19 +38,6 @@ const char *gw_auth_result_code(enum gw_auth_result result)
     return result == GW_AUTH_OK ? "ok" : gw_api_code_name(gw_auth_api_code(result));
 }
 
-/* "scheme://host[:port]" as browsers send it: lower case, no path, no slash at the end. */
-static bool origin_valid(const char *origin)
-{
-    const char *host = strstr(origin, "://");
-
-    if (host == NULL || strlen(origin) >= GW_ORIGIN_MAX)
-        return false;
-    if (strncmp(origin, "https://", 8) != 0 && strncmp(origin, "http://", 7) != 0)
-        return false;
-    host += 3;
-    return host[0] != '\0' && strspn(host, "abcdefghijklmnopqrstuvwxyz0123456789.-:[]") == strlen(host);
-}
-
 enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_options *options,
                            struct base_err *err)
 {
@@ -59,7 +46,7 @@ enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_optio
     if (base_secret_len(options->key_pepper) < PEPPER_MIN)
         return base_fail(err, BASE_INVALID, 0, "the key pepper is %zu bytes, at least %u are needed",
                          base_secret_len(options->key_pepper), PEPPER_MIN);
-    if (!origin_valid(options->public_origin))
+    if (!gw_origin_valid(options->public_origin))
         return base_fail(err, BASE_INVALID, 0,
                          "the public origin must look like https://gatehouse.example.com:8443, in lower "
                          "case and without a path");

@@ -6,8 +6,6 @@
 #include "gateway/session.h"
 #include "gateway/store.h"
 
-#define GW_ORIGIN_MAX 256u
-
 struct gw_auth {
     struct gw_auth_options options;
     char origin[GW_ORIGIN_MAX];

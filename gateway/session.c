@@ -118,6 +118,18 @@ void gw_cookie_render(const char *token, unsigned max_age_s, char out[GW_SET_COO
              token != NULL ? token : "", token != NULL ? max_age_s : 0);
 }
 
+bool gw_origin_valid(const char *origin)
+{
+    const char *host = strstr(origin, "://");
+
+    if (host == NULL || strlen(origin) >= GW_ORIGIN_MAX)
+        return false;
+    if (strncmp(origin, "https://", 8) != 0 && strncmp(origin, "http://", 7) != 0)
+        return false;
+    host += 3;
+    return host[0] != '\0' && strspn(host, "abcdefghijklmnopqrstuvwxyz0123456789.-:[]") == strlen(host);
+}
+
 static bool text_is(const char *text, size_t len, const char *expected)
 {
     return text != NULL && len == strlen(expected) && memcmp(text, expected, len) == 0;

@@ -19,6 +19,7 @@
 #define GW_CSRF_LEN        43u
 #define GW_SET_COOKIE_MAX  192u
 #define GW_COOKIE_HEADER_MAX 8192u
+#define GW_ORIGIN_MAX      256u
 
 /* Neither kind of token can be used as the other. */
 enum gw_token_kind { GW_TOKEN_SESSION = 0, GW_TOKEN_LINK };
@@ -39,6 +40,9 @@ bool gw_csrf_matches(const struct base_secret *pepper, const char session[GW_TOK
 unsigned gw_cookie_find(const char *header, size_t len, const char **ret_value, size_t *ret_len);
 /* The Set-Cookie value; token NULL removes the cookie. */
 void gw_cookie_render(const char *token, unsigned max_age_s, char out[GW_SET_COOKIE_MAX]);
+
+/* "scheme://host[:port]" as browsers send it: http or https, lower case, no path, no slash at the end. */
+bool gw_origin_valid(const char *origin);
 
 /* What a browser says about where a request comes from. Absent headers: NULL. */
 struct gw_origin_facts {
