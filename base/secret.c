@@ -1,6 +1,8 @@
 /* Secrets. See secret.h. */
 #include "base/secret.h"
 
+#include "base/str.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -89,6 +91,24 @@ enum base_code base_secret_read_file(struct base_secret **ret_secret, const char
     if (rc == BASE_OK)
         *ret_secret = TAKE(secret);
     return rc;
+}
+
+enum base_code base_secret_read_key_file(struct base_secret **ret_key, const char *path, struct base_err *err)
+{
+    auto_secret struct base_secret *text = NULL;
+    unsigned char key[BASE_KEY_BYTES];
+    size_t n = 0;
+    enum base_code rc = base_secret_read_file(&text, path, err);
+
+    if (rc != BASE_OK)
+        return rc;
+    if (base_hex_decode((const char *)text->bytes, text->len, key, sizeof(key), &n) != BASE_OK || n != sizeof(key)) {
+        base_wipe(key, sizeof(key));
+        return base_fail(err, BASE_INVALID, 0, "key file %s must hold 64 hexadecimal digits: openssl rand -hex 32 makes one", path);
+    }
+    *ret_key = base_secret_new(key, sizeof(key));
+    base_wipe(key, sizeof(key));
+    return BASE_OK;
 }
 
 void base_secret_free(struct base_secret *secret)

@@ -1,0 +1,338 @@
+/* Serve: brings the parts up in the order of their needs, then waits for signals.
+ *
+ *   secrets -> migrations -> audit -> identity store -> policy and its engines -> server -> (SIGHUP reload)* -> drain
+ *
+ * What starts last is taken down first; a part that cannot start ends the process with a sentence that says what to do.
+ */
+#include "gateway/serve.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/secret.h"
+#include "gateway/app.h"
+#include "gateway/metrics.h"
+#include "gateway/store.h"
+
+#include <curl/curl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define N_WORKERS         2u
+#define WORKER_QUEUE      1024u
+#define STORE_READY_MS    5000u
+#define AUDIT_SHIP_MS     5000u
+#define LIMITS_POLL_MS    200u
+
+struct process {
+    struct gw_app app;
+    struct base_secret *kek, *pseudonym_key, *pepper;
+    bool loop_stopping;
+};
+
+/* ---- app.h ---- */
+
+struct gw_runtime *gw_app_runtime(struct gw_app *app)
+{
+    struct gw_runtime *runtime;
+
+    pthread_mutex_lock(&app->runtime_lock);
+    runtime = gw_runtime_ref(app->runtime);
+    pthread_mutex_unlock(&app->runtime_lock);
+    return runtime;
+}
+
+void gw_app_set_runtime(struct gw_app *app, struct gw_runtime *runtime)
+{
+    struct gw_runtime *old;
+
+    pthread_mutex_lock(&app->runtime_lock);
+    old = app->runtime;
+    app->runtime = runtime;
+    pthread_mutex_unlock(&app->runtime_lock);
+    gw_runtime_unref(old);
+}
+
+struct gw_loop_state *gw_app_loop(struct gw_app *app, const struct gw_loop *loop)
+{
+    return &app->loops[gw_loop_index(loop)];
+}
+
+/* ---- per loop ---- */
+
+struct limits_poll {
+    struct gw_app *app;
+    struct gw_loop *loop;
+    struct gw_timer *timer;
+};
+static struct limits_poll polls[GW_LOOPS_MAX];
+
+static void poll_limits(void *arg)
+{
+    struct limits_poll *poll = arg;
+    struct gw_loop_state *state = gw_app_loop(poll->app, poll->loop);
+
+    atomic_store(&state->limits_up, gw_limits_up(state->limits));
+    poll->timer = gw_timer_start(poll->loop, LIMITS_POLL_MS, poll_limits, poll);
+}
+
+static void loop_start(struct gw_loop *loop, void *user)
+{
+    struct gw_app *app = user;
+    struct gw_loop_state *state = gw_app_loop(app, loop);
+    struct limits_poll *poll = &polls[gw_loop_index(loop)];
+
+    state->limits = gw_limits_new(loop, app->config->redis_url, "gh", (unsigned)app->config->redis_timeout_ms);
+    state->http_client = gw_http_client_new(loop);
+    state->scratch = pol_scratch_new();
+    *poll = (struct limits_poll){.app = app, .loop = loop};
+    poll_limits(poll);
+}
+
+static void loop_end(struct gw_loop *loop, void *user)
+{
+    struct gw_loop_state *state = gw_app_loop(user, loop);
+
+    gw_timer_stop(polls[gw_loop_index(loop)].timer);
+    gw_http_client_free(state->http_client);
+    gw_limits_free(state->limits);
+    pol_scratch_free(state->scratch);
+}
+
+/* ---- starting ---- */
+
+static int fail(const char *what, const struct base_err *err)
+{
+    base_log_err(BASE_LOG_ERROR, "start.failed", what, err);
+    fprintf(stderr, "gatehouse: %s: %s\n", what, err->detail);
+    return 1;
+}
+
+static enum base_code read_secrets(struct process *process, struct base_err *err)
+{
+    const struct gw_config *config = process->app.config;
+    enum base_code rc = base_secret_read_key_file(&process->kek, config->kek_file, err);
+
+    if (rc == BASE_OK)
+        rc = base_secret_read_key_file(&process->pseudonym_key, config->pseudonym_key_file, err);
+    if (rc == BASE_OK)
+        rc = base_secret_read_key_file(&process->pepper, config->pepper_file, err);
+    return rc;
+}
+
+static bool record_identity(const char *action, const struct gw_principal *who, const char *target, void *user)
+{
+    struct gw_app *app = user;
+    struct base_err err = {0};
+    char labels[96];
+    struct aud_record record = {
+        .kind = AUD_EVENT,
+        .action = action,
+        .target = target,
+        .issuer = who->issuer,
+        .subject = who->subject,
+        .auth_method = gw_auth_method_name(who->method),
+        .credential_id = who->credential_id,
+        .tenant = who->tenant,
+        .status = strstr(action, "refuse") != NULL ? "refused" : "ok",
+    };
+
+    if (strncmp(action, "link.", 5) == 0) {
+        snprintf(labels, sizeof(labels), "method=\"link\",result=\"%s\"", record.status);
+        gw_metric_add(GW_M_LOGINS, labels, 1);
+    }
+    if (aud_append(app->audit, &record, NULL, NULL, &err) == BASE_OK)
+        return true;
+    base_log_err(BASE_LOG_ERROR, "audit.refused", action, &err);
+    return false;
+}
+
+static enum base_code open_identity(struct process *process, struct base_err *err)
+{
+    struct gw_app *app = &process->app;
+    const struct gw_config *config = app->config;
+
+    app->store = gw_store_open(&(struct gw_store_options){.dsn = config->store_dsn});
+    if (!gw_store_wait_ready(app->store, STORE_READY_MS))
+        return base_fail(err, BASE_UNAVAILABLE, 0, "the API keys cannot be read from Postgres (store_dsn)");
+    return gw_auth_new(&app->auth,
+                       &(struct gw_auth_options){
+                           .store = app->store,
+                           .key_pepper = process->pepper,
+                           .public_origin = config->public_url,
+                           .session_idle_s = (unsigned)config->session_idle_s,
+                           .session_absolute_s = (unsigned)config->session_absolute_s,
+                           .record = record_identity,
+                           .record_user = app,
+                       },
+                       err);
+}
+
+static enum base_code open_server(struct process *process, struct base_err *err)
+{
+    struct gw_app *app = &process->app;
+    const struct gw_config *config = app->config;
+    struct gw_listener_options listeners[] = {
+        {config->listen_address, (uint16_t)config->listen_port, true, gw_routes_handle, app},
+        {config->admin_address, (uint16_t)config->admin_port, false, gw_health_handle, app},
+    };
+    struct gw_server_options options = {
+        .n_threads = (unsigned)config->threads,
+        .http2 = config->http2,
+        .cert_file = config->cert_file,
+        .key_file = config->key_file,
+        .limits = GW_SERVER_LIMITS_DEFAULT,
+        .listeners = listeners,
+        .n_listeners = BASE_ARRAY_LEN(listeners),
+        .loop_start = loop_start,
+        .loop_end = loop_end,
+        .user = app,
+    };
+
+    options.limits.body_bytes_max = config->body_bytes_max;
+    options.limits.connections_max = (unsigned)config->connections_max;
+    options.limits.connections_per_address = (unsigned)config->connections_per_address;
+    options.limits.requests_per_second = (unsigned)config->requests_per_second;
+    options.limits.request_timeout_ms = (unsigned)config->request_timeout_ms;
+    options.limits.idle_timeout_ms = (unsigned)config->idle_timeout_ms;
+    options.limits.write_timeout_ms = (unsigned)config->write_timeout_ms;
+    return gw_server_start(&app->server, &options, err);
+}
+
+static int start(struct process *process)
+{
+    struct gw_app *app = &process->app;
+    const struct gw_config *config = app->config;
+    struct aud_options audit = {
+        .journal_dir = config->journal_dir,
+        .journal_max_bytes = config->journal_max_bytes,
+        .instance = config->instance,
+        .writer_dsn = config->writer_dsn,
+        .mapper_dsn = config->mapper_dsn,
+        .epoch = (unsigned)config->pseudonym_epoch,
+    };
+    struct base_err err = {0};
+    unsigned n_migrations = 0;
+
+    if (read_secrets(process, &err) != BASE_OK)
+        return fail("a key file cannot be used", &err);
+    if (aud_migrate(config->migrator_dsn, config->migrations_dir, &n_migrations, &err) != BASE_OK)
+        return fail("the database cannot be prepared; is Postgres running, and is migrator_dsn right?", &err);
+    if (n_migrations > 0)
+        base_log(BASE_LOG_INFO, "migrations.applied", "the database was brought up to date", LOG_INT("count", n_migrations));
+    audit.kek = process->kek;
+    audit.pseudonym_key = process->pseudonym_key;
+    if (aud_open(&app->audit, &audit, &err) != BASE_OK)
+        return fail("the audit cannot be opened", &err);
+    if (open_identity(process, &err) != BASE_OK)
+        return fail("the identity store cannot be opened", &err);
+    if (gw_runtime_load(&app->runtime, config->policy_file, NULL, &err) != BASE_OK)
+        return fail("the policy cannot be loaded", &err);
+    app->workers = base_workers_new(&(struct base_workers_options){.n_threads = N_WORKERS, .queue_max = WORKER_QUEUE});
+    if (open_server(process, &err) != BASE_OK)
+        return fail("the server cannot start", &err);
+    base_log(BASE_LOG_INFO, "serving", "ready", LOG_STR("instance", config->instance), LOG_STR("version", GH_VERSION),
+             LOG_INT("port", gw_server_port(app->server, 0)), LOG_INT("admin_port", gw_server_port(app->server, 1)),
+             LOG_STR("policy", pol_hash(gw_runtime_policy(app->runtime))), LOG_INT("loops", gw_server_n_loops(app->server)));
+    return 0;
+}
+
+/* ---- signals ---- */
+
+static void reload(struct gw_app *app)
+{
+    struct gw_runtime *runtime = NULL;
+    struct base_err err = {0};
+
+    if (gw_runtime_load(&runtime, app->config->policy_file, app->runtime, &err) == BASE_OK) {
+        gw_app_set_runtime(app, runtime);
+        gw_metric_add(GW_M_RELOAD, "what=\"policy\",result=\"ok\"", 1);
+        base_log(BASE_LOG_INFO, "policy.reloaded", "a new policy is active", LOG_STR("hash", pol_hash(gw_runtime_policy(runtime))));
+    } else {
+        gw_metric_add(GW_M_RELOAD, "what=\"policy\",result=\"refused\"", 1);
+        base_log_err(BASE_LOG_ERROR, "policy.refused", "the new policy is not usable: the old one stays active", &err);
+    }
+    if (gw_server_reload_tls(app->server, &err) == BASE_OK) {
+        gw_metric_add(GW_M_RELOAD, "what=\"certificate\",result=\"ok\"", 1);
+        base_log(BASE_LOG_INFO, "certificate.reloaded", "new connections use the certificate as it is on disk now");
+    } else {
+        gw_metric_add(GW_M_RELOAD, "what=\"certificate\",result=\"refused\"", 1);
+        base_log_err(BASE_LOG_ERROR, "certificate.refused", "the new certificate is not usable: the old one stays", &err);
+    }
+}
+
+static void wait_for_signals(struct gw_app *app, const sigset_t *set)
+{
+    int signal_number;
+
+    for (;;) {
+        if (sigwait(set, &signal_number) != 0)
+            continue;
+        if (signal_number != SIGHUP)
+            break;
+        reload(app);
+    }
+    base_log(BASE_LOG_INFO, "draining", "calls in flight go on, nothing new is taken", LOG_INT("timeout_ms", app->config->drain_timeout_ms));
+}
+
+static void stop(struct process *process)
+{
+    struct gw_app *app = &process->app;
+
+    atomic_store(&app->draining, true);
+    if (app->server != NULL)
+        gw_server_drain(app->server, (unsigned)app->config->drain_timeout_ms);
+    base_workers_free(app->workers);
+    gw_store_free(app->store);
+    if (app->runtime != NULL)
+        gw_app_set_runtime(app, NULL); /* joins the engines */
+    aud_close(app->audit, AUDIT_SHIP_MS);
+    gw_auth_free(app->auth);
+    gw_server_free(app->server);
+    base_secret_free(process->kek);
+    base_secret_free(process->pseudonym_key);
+    base_secret_free(process->pepper);
+    gw_metrics_free();
+}
+
+static enum base_log_level level_of(const char *name)
+{
+    if (strcmp(name, "debug") == 0)
+        return BASE_LOG_DEBUG;
+    if (strcmp(name, "warn") == 0)
+        return BASE_LOG_WARN;
+    return strcmp(name, "error") == 0 ? BASE_LOG_ERROR : BASE_LOG_INFO;
+}
+
+int gw_serve(const struct gw_config *config)
+{
+    struct process *process = base_zalloc(sizeof(*process));
+    sigset_t set;
+    int rc;
+
+    /* keys and prompts must not lie in a core file */
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&set);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+    base_log_init(STDERR_FILENO, level_of(config->log_level));
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+    process->app.config = config;
+    process->app.started_us = base_wall_us();
+    pthread_mutex_init(&process->app.runtime_lock, NULL);
+    rc = start(process);
+    if (rc == 0)
+        wait_for_signals(&process->app, &set);
+    stop(process);
+    if (rc == 0)
+        base_log(BASE_LOG_INFO, "stopped", "drained");
+    curl_global_cleanup();
+    free(process);
+    return rc;
+}
