@@ -1,5 +1,6 @@
 /* gatehouse: the program. Finds the command, reads the configuration for those that need it. */
 #include "audit/audit.h"
+#include "base/mem.h"
 #include "base/secret.h"
 #include "engine/engine.h"
 #include "gateway/cli_key.h"
@@ -12,6 +13,7 @@
 #include <string.h>
 
 #define DEFAULT_CONFIG "/etc/gatehouse/gatehouse.conf"
+#define CLI_SHIP_MS    3000u
 
 static void usage(FILE *to)
 {
@@ -63,6 +65,81 @@ static int command_migrate(const struct gw_config *config)
     return 0;
 }
 
+/* ---- keys and links: recorded under this instance's name with "-cli", so that a running gateway keeps its own journal and chain ---- */
+
+static const char *operator_name(void)
+{
+    const char *name = getenv("SUDO_USER");
+
+    if (name == NULL || name[0] == '\0')
+        name = getenv("USER");
+    return name != NULL && name[0] != '\0' && strlen(name) < AUD_TEXT_MAX ? name : "root";
+}
+
+static enum base_code append_event(const struct gw_config *config, const char *journal_dir, const char *instance,
+                                   const struct base_secret *kek, const struct base_secret *pseudonym_key, const char *action,
+                                   const char *target, struct base_err *err)
+{
+    struct aud *audit = NULL;
+    enum base_code rc = aud_open(&audit,
+                                 &(struct aud_options){.journal_dir = journal_dir,
+                                                       .instance = instance,
+                                                       .writer_dsn = config->writer_dsn,
+                                                       .mapper_dsn = config->mapper_dsn,
+                                                       .kek = kek,
+                                                       .pseudonym_key = pseudonym_key,
+                                                       .epoch = (unsigned)config->pseudonym_epoch},
+                                 err);
+
+    if (rc != BASE_OK)
+        return rc;
+    rc = aud_append(audit,
+                    &(struct aud_record){.kind = AUD_EVENT,
+                                         .issuer = "gatehouse:operator",
+                                         .subject = operator_name(),
+                                         .auth_method = "shell",
+                                         .action = action,
+                                         .target = target,
+                                         .status = "ok"},
+                    NULL, NULL, err);
+    aud_close(audit, CLI_SHIP_MS); /* waits until it is durable */
+    return rc;
+}
+
+static bool record_event(const char *action, const char *target, void *user)
+{
+    const struct gw_config *config = user;
+    auto_secret struct base_secret *kek = NULL;
+    auto_secret struct base_secret *pseudonym_key = NULL;
+    auto_free char *journal_dir = base_alloc(strlen(config->journal_dir) + 5);
+    char instance[40];
+    struct base_err err = {0};
+    enum base_code rc;
+
+    sprintf(journal_dir, "%s-cli", config->journal_dir);
+    snprintf(instance, sizeof(instance), "%.28s-cli", config->instance);
+    rc = base_secret_read_key_file(&kek, config->kek_file, &err);
+    if (rc == BASE_OK)
+        rc = base_secret_read_key_file(&pseudonym_key, config->pseudonym_key_file, &err);
+    if (rc == BASE_OK)
+        rc = append_event(config, journal_dir, instance, kek, pseudonym_key, action, target, &err);
+    if (rc != BASE_OK)
+        fprintf(stderr, "gatehouse: the audit does not take this: %s\n", err.detail);
+    return rc == BASE_OK;
+}
+
+/* config NULL: only --help can be answered. */
+static int command_identity(int argc, char **argv, const struct gw_config *config)
+{
+    struct gw_cli_identity_options options = {.record = record_event, .user = (void *)config};
+
+    if (config != NULL) {
+        options.dsn = config->store_dsn;
+        options.pepper_file = config->pepper_file;
+    }
+    return strcmp(argv[0], "key") == 0 ? gw_cli_key_main(argc, argv, &options) : gw_cli_admin_link_main(argc, argv, &options);
+}
+
 static bool wants_help(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++)
@@ -71,60 +148,56 @@ static bool wants_help(int argc, char **argv)
     return false;
 }
 
-/* Commands that work on a configured gateway. argv[0] is the command. */
+/* Commands that work on a configured gateway; config is NULL when there is none and only --help was asked for. */
 static int configured(int argc, char **argv, const struct gw_config *config)
 {
-    if (strcmp(argv[0], "serve") == 0)
-        return gw_serve(config);
-    if (strcmp(argv[0], "migrate") == 0)
-        return command_migrate(config);
-    if (strcmp(argv[0], "audit") == 0)
-        return aud_cli_main(argc, argv,
-                            &(struct aud_cli_options){.reader_dsn = config->reader_dsn,
-                                                      .kek_file = config->kek_file,
-                                                      .journal_dir = config->journal_dir,
-                                                      .instance = config->instance});
-    return gw_cli_identity(argc, argv, config);
+    struct aud_cli_options audit = {0};
+
+    if (strcmp(argv[0], "key") == 0 || strcmp(argv[0], "admin-link") == 0)
+        return command_identity(argc, argv, config);
+    if (strcmp(argv[0], "audit") == 0) {
+        if (config != NULL)
+            audit = (struct aud_cli_options){.reader_dsn = config->reader_dsn,
+                                             .kek_file = config->kek_file,
+                                             .journal_dir = config->journal_dir,
+                                             .instance = config->instance};
+        return aud_cli_main(argc, argv, &audit);
+    }
+    if (wants_help(argc, argv)) {
+        printf("gatehouse [--config FILE] %s   takes no other option; docs/configuration.md describes the file\n", argv[0]);
+        return 0;
+    }
+    return strcmp(argv[0], "serve") == 0 ? gw_serve(config) : command_migrate(config);
 }
 
 static int run(int argc, char **argv, const char *config_file)
 {
-    static const char *const with_config[] = {"serve", "migrate", "audit", "key", "admin-link"};
+    static const char *const with_config[] = {"serve", "migrate", "audit", "key", "admin-link", "policy"};
     struct gw_config *config = NULL;
     struct base_err err = {0};
+    size_t i = 0;
     int rc;
 
-    if (strcmp(argv[0], "policy") == 0) {
-        /* without a configuration the file must be named */
-        if (gw_config_load(&config, config_file, &err) != BASE_OK)
-            return pol_cli_main(argc, argv, NULL);
-        rc = pol_cli_main(argc, argv, config->policy_file);
-        gw_config_free(config);
-        return rc;
-    }
     if (strcmp(argv[0], "model") == 0)
         return eng_cli_main(argc, argv);
     if (strcmp(argv[0], "config") == 0)
         return command_config(argc, argv);
-    for (size_t i = 0; i < sizeof(with_config) / sizeof(with_config[0]); i++) {
-        if (strcmp(argv[0], with_config[i]) != 0)
-            continue;
-        if (wants_help(argc, argv) && (i == 0 || i == 1)) {
-            printf("gatehouse [--config FILE] %s   takes no other option; docs/configuration.md describes the file\n", argv[0]);
-            return 0;
-        }
-        if (gw_config_load(&config, config_file, &err) != BASE_OK) {
-            if (!wants_help(argc, argv))
-                return fail(&err);
-            config = NULL;
-        }
-        rc = config != NULL ? configured(argc, argv, config) : gw_cli_help(argc, argv);
-        gw_config_free(config);
-        return rc;
+    while (i < BASE_ARRAY_LEN(with_config) && strcmp(argv[0], with_config[i]) != 0)
+        i++;
+    if (i == BASE_ARRAY_LEN(with_config)) {
+        fprintf(stderr, "gatehouse: unknown command '%s'\n\n", argv[0]);
+        usage(stderr);
+        return 2;
     }
-    fprintf(stderr, "gatehouse: unknown command '%s'\n\n", argv[0]);
-    usage(stderr);
-    return 2;
+    rc = gw_config_load(&config, config_file, &err);
+    if (strcmp(argv[0], "policy") == 0) /* works on a file of its own, too */
+        rc = pol_cli_main(argc, argv, rc == BASE_OK ? config->policy_file : NULL);
+    else if (rc != BASE_OK && !wants_help(argc, argv))
+        rc = fail(&err);
+    else
+        rc = configured(argc, argv, config);
+    gw_config_free(config);
+    return rc;
 }
 
 int main(int argc, char **argv)
