@@ -1,1 +1,0 @@
-#include "audit/audit.h"
