@@ -111,7 +111,8 @@ void pol_scratch_free(struct pol_scratch *scratch); /* NULL is allowed */
 
 struct pol_finding {
     enum pol_detector detector;
-    size_t start, end; /* byte offsets in the text that was given */
+    size_t start, end; /* byte offsets in the text that was given. start == end: an empty finding, which says that the next one
+                        * (it begins there) is of this kind too: findings that overlap are told apart this way */
 };
 struct pol_findings {
     struct pol_finding *items; /* by start, not overlapping; owned: pol_findings_free */
