@@ -236,7 +236,7 @@ class Store {
       waiting: () => answer.text || stage('waiting'),
       gate: info => {
         answer.setGate(info);
-        if (answer.status === 'checking')
+        if (!answer.text)
           answer.status = 'starting';
         this.emit();
       },

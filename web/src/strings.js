@@ -56,7 +56,7 @@ export const t = {
   reload: 'Try again',
   upTo: level => `Up to ${level}`,
   local: 'Stays in this building',
-  remote: 'Answered by a provider',
+  remote: 'Goes to a provider',
   modelTooLow: (model, ceiling, level) => `${model} may see ${ceiling} data at most. This message is marked ${level}.`,
 
   dataClass: 'Data class',

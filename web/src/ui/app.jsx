@@ -10,11 +10,12 @@ import { Choice } from './choice.jsx';
 import { Composer } from './composer.jsx';
 import { CloseIcon, DownIcon, HouseIcon, CloudIcon, Logo, MenuIcon, PlusIcon, UserIcon } from './icons.jsx';
 import { StickToBottom } from './stick_to_bottom.js';
+import { touch } from './touch.js';
 import { Turn } from './turn.jsx';
 
 export function App() {
   const [, redraw] = useReducer(n => n + 1, 0);
-  useEffect(() => store.subscribe(redraw), []);
+  useLayoutEffect(() => store.subscribe(redraw), []); // before the first paint: the session's answer may come that soon
   return (
     <>
       {store.session === undefined && <p class="loading">{t.loading}</p>}
@@ -140,26 +141,29 @@ function Side({ onClose, onNew, onOpen }) {
 function Chat({ inputRef, onOtherModel }) {
   const { chat } = store;
   const box = useRef();
+  const turns = useRef();
   const stick = useRef();
   const [stuck, setStuck] = useState(true);
 
   useLayoutEffect(() => {
-    stick.current = new StickToBottom(box.current, setStuck);
+    stick.current = new StickToBottom(box.current, turns.current, setStuck);
     return () => stick.current.close();
   }, []);
   useLayoutEffect(() => stick.current.follow());
-  useEffect(() => inputRef.current.focus(), []);
+  useEffect(() => { if (!touch.matches) inputRef.current.focus(); }, []); // there it would raise the keyboard
   const onGrow = useCallback(() => stick.current?.follow(), []);
   const last = chat.turns.at(-1);
 
   return (
     <main class="chat">
-      <div class={`scroll ${chat.turns.length ? '' : 'empty'}`} ref={box} onClick={copyCode}>
-        {chat.turns.length === 0 && <Empty inputRef={inputRef} />}
-        {chat.turns.map(turn => (
-          <Turn key={turn.id} turn={turn} onGrow={onGrow} onOtherModel={onOtherModel}
-                onRetry={turn === last ? () => store.retry(turn) : null} />
-        ))}
+      <div class={`scroll ${chat.turns.length ? '' : 'empty'} ${stuck ? 'following' : ''}`} ref={box} onClick={copyCode}>
+        <div ref={turns}>
+          {chat.turns.length === 0 && <Empty inputRef={inputRef} />}
+          {chat.turns.map(turn => (
+            <Turn key={turn.id} turn={turn} onGrow={onGrow} onOtherModel={onOtherModel}
+                  onRetry={turn === last ? () => store.retry(turn) : null} />
+          ))}
+        </div>
       </div>
       <div class="foot">
         {!stuck && <button type="button" class="secondary to-latest" onClick={() => stick.current.toEnd()}><DownIcon size={16} />{t.toLatest}</button>}

@@ -7,10 +7,9 @@ import { t } from '../strings.js';
 import { className } from './badges.jsx';
 import { Choice } from './choice.jsx';
 import { SendIcon, ShieldIcon, StopIcon } from './icons.jsx';
+import { touch } from './touch.js';
 
 const MAX_HEIGHT_PX = 260;
-// On a touch keyboard Enter is the only way to a new line.
-const touch = window.matchMedia('(pointer: coarse)');
 
 // An input method confirms its word with Enter; keyCode 229 is how some browsers say so after the composition ended.
 function sends(event) {

@@ -9,13 +9,16 @@ export class StickToBottom {
   stuck = true;
   #expected = -1;
 
-  constructor(box, onChange) {
+  // `content` is what scrolls inside `box`: its height also changes without new text, when the browser learns the true
+  // height of what had been off the screen.
+  constructor(box, content, onChange) {
     this.box = box;
     this.onChange = onChange;
     box.addEventListener('scroll', () => this.#scrolled(), { passive: true });
     box.addEventListener('wheel', event => event.deltaY < 0 && this.#let(false), { passive: true });
     this.resize = new ResizeObserver(() => this.follow());
     this.resize.observe(box);
+    this.resize.observe(content);
   }
 
   // To be called after the content has grown.

@@ -1,0 +1,290 @@
+// A stand-in for the gateway's wire format: serves web/dist with the gateway's policy headers, and answers chat requests
+// with scripts chosen by the first word of the last message. It is a test double for the page's tests only; the same
+// scenarios run against a real gateway when BASE_URL is set (see chat_page.test.mjs).
+//
+// Run by hand to look at the page: node tests/web/page_server.mjs 8099, then open the printed link.
+
+import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { fileURLToPath } from 'node:url';
+import { HOSTILE, MIXED } from './lib/samples.mjs';
+
+const DIST = new URL('../../web/dist/', import.meta.url);
+export const CSP = [
+  "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'", "font-src 'self'", "connect-src 'self'",
+  "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'",
+].join('; ');
+const TYPES = { html: 'text/html; charset=utf-8', js: 'text/javascript; charset=utf-8', css: 'text/css; charset=utf-8', svg: 'image/svg+xml', txt: 'text/plain; charset=utf-8' };
+const COOKIE = '__session=valid';
+const CSRF = 'csrf-of-the-test';
+
+const MODELS = [
+  { id: 'house-small', description: 'Quick and good for everyday texts.', max_class: 'secret', local_only: true },
+  { id: 'house-large', description: 'Slower, for long documents and code.', max_class: 'secret', local_only: true },
+  { id: 'cloud-frontier', description: 'The strongest model, for hard questions.', max_class: 'internal', local_only: false },
+];
+
+const sleep = ms => new Promise(resolve => setTimeout(resolve, ms));
+
+// One chat answer in progress, as the gateway writes it.
+class Answer {
+  constructor(server, response, body, stated) {
+    Object.assign(this, { server, response, body, stated, id: `01jd${String(++server.answered).padStart(22, '0')}` });
+  }
+
+  open() {
+    this.response.writeHead(200, { ...this.server.headers, 'content-type': 'text/event-stream', 'x-request-id': this.id });
+  }
+
+  gate(more = {}) {
+    const cloud = this.body.model.startsWith('cloud');
+    this.send(JSON.stringify({
+      request_id: this.id, class: this.stated || 'internal', class_source: this.stated ? 'stated' : 'default', model: this.body.model,
+      route: cloud ? 'Example Cloud' : 'engine-0', route_kind: cloud ? 'provider' : 'engine',
+      reasons: ['Unmarked text counts as internal.', 'Rule 4: internal text may be answered here.'], masked: {}, ...more,
+    }), 'gatehouse');
+  }
+
+  send(data, event) {
+    this.response.write(`${event ? `event: ${event}\n` : ''}data: ${data}\n\n`);
+  }
+
+  chunk(delta, finish = null) {
+    this.send(JSON.stringify({ id: `chatcmpl-${this.id}`, object: 'chat.completion.chunk', model: this.body.model, choices: [{ index: 0, delta, finish_reason: finish }] }));
+  }
+
+  end(finish = 'stop', usage = { prompt_tokens: 312, completion_tokens: 128, total_tokens: 440 }) {
+    this.chunk({}, finish);
+    this.send(JSON.stringify({ object: 'chat.completion.chunk', choices: [], usage }));
+    this.send('[DONE]');
+    this.response.end();
+  }
+
+  error(status, code, message, headers = {}) {
+    this.server.json(this.response, status, { error: { message, type: 'gatehouse', code } }, { 'x-request-id': this.id, ...headers });
+  }
+
+  get gone() {
+    return this.response.destroyed || this.response.writableEnded;
+  }
+
+  async stream(text, size = 12, pause = 4) {
+    for (let at = 0; at < text.length && !this.gone; at += size) {
+      this.chunk({ content: text.slice(at, at + size) });
+      if (pause)
+        await sleep(pause);
+    }
+  }
+
+  async whole(text, size, pause) {
+    this.open();
+    this.gate();
+    await this.stream(text, size, pause);
+    if (!this.gone)
+      this.end();
+  }
+}
+
+const SCRIPTS = {
+  async hello(answer) {
+    await answer.whole('Hello. This is **an answer** in two parts.\n\nThe second part.');
+  },
+  async mixed(answer) {
+    await answer.whole(MIXED, 40, 2);
+  },
+  async echo(answer) { // everything the model was told, for looking at what the page sends
+    await answer.whole(`\`\`\`json\n${JSON.stringify(answer.body.messages)}\n\`\`\``, 400, 0);
+  },
+  async steps(answer) { // goes on when the test says so
+    answer.open();
+    await answer.server.gate('checked');
+    answer.response.write(': waiting\n\n');
+    await answer.server.gate('waited');
+    answer.gate();
+    await answer.server.gate('begun');
+    answer.chunk({ role: 'assistant', content: '' });
+    for (let i = 1; i <= 3; i++) {
+      answer.chunk({ content: `Part ${i}.\n\n` });
+      await answer.server.gate(`part ${i}`);
+    }
+    answer.end();
+  },
+  async endless(answer) {
+    answer.open();
+    answer.gate();
+    while (!answer.gone)
+      await answer.stream('Another sentence of an answer that never ends by itself.\n\n', 20, 5);
+    answer.server.aborted++;
+  },
+  async masked(answer) {
+    answer.open();
+    answer.gate({ class: 'confidential', class_source: 'detector', masked: { card: 1, iban: 2 }, reasons: ['A card number was found and masked.'] });
+    await answer.stream('Your card [CARD_MASKED] is noted; write to [EMAIL_MASKED]. [SECRET_MASKED] is only said.\n\n');
+    answer.gate({ class: 'confidential', class_source: 'detector', masked: { card: 1, iban: 2, email: 1 }, reasons: ['A card number was found and masked.'] });
+    answer.end();
+  },
+  async fallback(answer) {
+    answer.open();
+    answer.gate({ route: 'Example Cloud', route_kind: 'provider' });
+    answer.gate({ route: 'engine-0', route_kind: 'engine', model: 'house-small', reasons: ['Example Cloud did not answer; the house model took over.'] });
+    await answer.stream('Answered after a fallback.');
+    answer.end('length');
+  },
+  async big(answer) { // 100 KB in pieces of 32 characters, ten at a time
+    const text = MIXED.slice(0, MIXED.indexOf('```\nunclosed')).repeat(118).slice(0, 100_000);
+    answer.open();
+    answer.gate();
+    for (let at = 0; at < text.length && !answer.gone; at += 320) {
+      await answer.stream(text.slice(at, at + 320), 32, 0);
+      await sleep(1);
+    }
+    answer.end();
+  },
+  async code(answer) {
+    const lines = Array.from({ length: 400 }, (_, i) => `const line${i} = "${i}"; // <b>${i}</b>`);
+    await answer.whole(`Here:\n\n\`\`\`js\n${lines.join('\n')}\n\n\tlast();\n\`\`\`\n\nDone.`, 64, 1);
+  },
+  async hostile(answer) {
+    const name = answer.text.slice('hostile '.length);
+    await answer.whole(HOSTILE[name], 997, 0);
+  },
+  async text(answer) { // answers with what is behind the first word
+    await answer.whole(answer.text.slice('text '.length), 16, 1);
+  },
+  async broken(answer) {
+    answer.open();
+    answer.gate();
+    await answer.stream('Half of an answ');
+    answer.send(JSON.stringify({ error: { message: 'The model stopped unexpectedly. What you see is incomplete.', code: 'backend_failed' } }));
+    answer.response.end();
+  },
+  async cut(answer) {
+    answer.open();
+    answer.gate();
+    await answer.stream('Half of an answ');
+    answer.response.destroy();
+  },
+  async denied(answer) {
+    answer.error(403, 'class_not_allowed', 'Confidential text may not go to cloud-frontier. Choose house-small or house-large.');
+  },
+  async limited(answer) { // once; the second try is answered
+    if (answer.server.limited++ % 2)
+      await answer.whole('Now it worked.');
+    else
+      answer.error(429, 'rate_limited', 'You have reached 20 requests per minute.', { 'retry-after': '2' });
+  },
+  async down(answer) {
+    answer.error(503, 'audit_unavailable', 'The record cannot be written at present, so nothing was sent to a model.');
+  },
+  async toolarge(answer) {
+    answer.error(413, 'too_large', 'The message is 2.1 MB; at most 1 MB can be sent.');
+  },
+  async plain502(answer) {
+    answer.response.writeHead(502, { 'content-type': 'text/html' }).end('<h1>Bad gateway</h1><script>alert(1)</script>');
+  },
+  async expired(answer) {
+    answer.server.sessions.clear();
+    answer.error(401, 'session_expired', 'Your session has ended. Sign in again.');
+  },
+};
+
+export class PageServer {
+  headers = { 'content-security-policy': CSP, 'x-content-type-options': 'nosniff', 'referrer-policy': 'no-referrer', 'cache-control': 'no-store' };
+  answered = 0;
+  aborted = 0;
+  limited = 0;
+  requests = [];       // chat requests, as {headers, body}
+  sessions = new Set();
+  models = MODELS;
+  #gates = new Map();
+
+  async start(port = 0) {
+    this.http = createServer((request, response) => this.#route(request, response).catch(error => {
+      console.error(error);
+      response.destroy();
+    }));
+    await new Promise(resolve => this.http.listen(port, '127.0.0.1', resolve));
+    this.url = `http://127.0.0.1:${this.http.address().port}`;
+    this.signInLink = `${this.url}/auth/once?token=one-time`;
+  }
+
+  stop() {
+    this.http.closeAllConnections();
+    this.http.close();
+  }
+
+  // Scripts wait here until the test calls pass(name).
+  gate(name) {
+    return new Promise(resolve => this.#gates.set(name, resolve));
+  }
+
+  async pass(name) {
+    for (let i = 0; i < 500 && !this.#gates.has(name); i++)
+      await sleep(10);
+    this.#gates.get(name)();
+    this.#gates.delete(name);
+  }
+
+  json(response, status, body, headers = {}) {
+    response.writeHead(status, { ...this.headers, 'content-type': 'application/json', ...headers }).end(JSON.stringify(body));
+  }
+
+  async #route(request, response) {
+    const { pathname, searchParams } = new URL(request.url, this.url);
+    const key = `${request.method} ${pathname}`;
+    if (key === 'GET /auth/once' && searchParams.get('token') === 'one-time') {
+      this.sessions.add(COOKIE);
+      return response.writeHead(303, { location: '/', 'set-cookie': `${COOKIE}; HttpOnly; SameSite=Strict; Path=/` }).end();
+    }
+    if (key === 'GET /')
+      return this.#file(response, 'index.html');
+    if (request.method === 'GET' && /^\/assets\/[\w.-]+$/.test(pathname))
+      return this.#file(response, pathname.slice(1));
+    if (!(request.headers.cookie ?? '').split('; ').some(cookie => this.sessions.has(cookie)))
+      return this.json(response, 401, { error: { message: 'Sign in first.', code: 'not_signed_in' } });
+    return this.#signedIn(key, request, response);
+  }
+
+  async #signedIn(key, request, response) {
+    if (request.method === 'POST' && request.headers['x-csrf-token'] !== CSRF)
+      return this.json(response, 403, { error: { message: 'The request did not come from this page.', code: 'csrf' } });
+    switch (key) {
+      case 'GET /auth/session':
+        return this.json(response, 200, { subject: 'ada@example.org', roles: ['employee', 'finance'], csrf_token: CSRF, expires_at: Math.floor(Date.now() / 1000) + 28_800 });
+      case 'POST /auth/logout':
+        this.sessions.clear();
+        return this.json(response, 200, {});
+      case 'GET /v1/models':
+        return this.json(response, 200, { object: 'list', data: this.models.map(({ id, ...gatehouse }) => ({ id, object: 'model', gatehouse })) });
+      case 'POST /v1/chat/completions':
+        return this.#chat(request, response);
+      default:
+        return this.json(response, 404, { error: { message: 'No such address.', code: 'not_found' } });
+    }
+  }
+
+  async #chat(request, response) {
+    let text = '';
+    for await (const piece of request)
+      text += piece;
+    const body = JSON.parse(text);
+    this.requests.push({ headers: request.headers, body });
+    const answer = new Answer(this, response, body, request.headers['x-data-class']);
+    answer.text = body.messages.at(-1).content;
+    const script = /^\w+/.exec(answer.text)?.[0];
+    await (Object.hasOwn(SCRIPTS, script) ? SCRIPTS[script] : SCRIPTS.hello)(answer);
+  }
+
+  async #file(response, name) {
+    const bytes = await readFile(new URL(name, DIST)).catch(() => null);
+    if (!bytes)
+      return this.json(response, 404, { error: { message: 'No such file.', code: 'not_found' } });
+    response.writeHead(200, { ...this.headers, 'content-type': TYPES[name.split('.').at(-1)] ?? 'application/octet-stream' }).end(bytes);
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const server = new PageServer();
+  await server.start(Number(process.argv[2] ?? 8099));
+  console.log(`Open ${server.signInLink}`);
+}
