@@ -17,9 +17,9 @@
 /* The folder with tiny/, quant/, ...; skips the case when the shared folder is not there. */
 __attribute__((unused)) static const char *ref_dir(void)
 {
-    static char dir[2048];
+    static char dir[1024];
     const char *shared = tap_shared_dir(), *build = getenv("GH_BUILD_ROOT");
-    char lock[2100], cmd[8192];
+    char lock[1100], cmd[12288];
     int fd, rc;
 
     if (shared == NULL)
@@ -32,8 +32,9 @@ __attribute__((unused)) static const char *ref_dir(void)
     if (fd < 0 || flock(fd, LOCK_EX) != 0) /* several test programs may start at once */
         SKIP("the build folder is not writable");
     snprintf(cmd, sizeof(cmd),
-             "test -d '%s' || { rm -rf '%s.new' && '%s/refmodels/prepare.sh' '%s.new' >/dev/null 2>&1 && mv '%s.new' '%s'; }", dir,
-             dir, shared, dir, dir, dir);
+             "test -d '%.1000s' || { rm -rf '%.1000s.new' && '%.4000s/refmodels/prepare.sh' '%.1000s.new' >/dev/null 2>&1 "
+             "&& mv '%.1000s.new' '%.1000s'; }",
+             dir, dir, shared, dir, dir, dir);
     rc = system(cmd);
     close(fd);
     if (rc != 0) {
