@@ -119,7 +119,8 @@ const SCRIPTS = {
   async masked(answer) {
     answer.open();
     answer.gate({ class: 'confidential', class_source: 'detector', masked: { card: 1, iban: 2 }, reasons: ['A card number was found and masked.'] });
-    await answer.stream('Your card [CARD_MASKED] is noted; write to [EMAIL_MASKED]. [SECRET_MASKED] is only said.\n\n');
+    await answer.stream('Your card [CARD_MASKED] is noted; write to [EMAIL_MASKED]. [SECRET_MASKED] is only said.\n\nEnd.');
+    await sleep(60); // the text has been drawn before the report comes
     answer.gate({ class: 'confidential', class_source: 'detector', masked: { card: 1, iban: 2, email: 1 }, reasons: ['A card number was found and masked.'] });
     answer.end();
   },

@@ -13,7 +13,7 @@ const MAX_SHOWN_CHARS = 1024 * 1024;
 
 export class MarkdownView {
   #stream = new BlockStream();
-  #settled = [];
+  #settled = [];    // those blocks that may have to be drawn again at the end
   #open = [];       // the blocks being written: {token, node, parts}
   #code = null;     // or the open fence
   #pending = null;  // text not yet lexed, shown as it stands
@@ -106,10 +106,14 @@ export class MarkdownView {
   #drawOpen(i, token) {
     const old = this.#open[i];
     const block = old ? patchBlock(old, token, this.context) : renderBlock(token, this.context);
-    if (!old)
-      this.#append(block.node);
-    else if (block !== old)
+    if (block === old)
+      return; // changed in place: parts of it are still of the time when it was first drawn
+    if (old)
       old.node.replaceWith(block.node);
+    else
+      this.#append(block.node);
+    block.links = this.#linkCount();
+    block.masked = this.#maskedNow();
     this.#open[i] = block;
   }
 
@@ -142,9 +146,9 @@ export class MarkdownView {
     this.#group.append(node);
   }
 
-  #settle(block) {
-    if (block.token.raw.includes('['))
-      this.#settled.push({ node: block.node, raw: block.token.raw, masked: this.#maskedNow(), links: this.#linkCount() });
+  #settle({ token, node, links, masked }) {
+    if (token.raw.includes('['))
+      this.#settled.push({ raw: token.raw, node, links, masked });
   }
 
   #maskedNow() {
@@ -165,11 +169,8 @@ export class MarkdownView {
       const tokens = lex(block.raw, this.#stream.links).filter(token => token.type !== 'space');
       if (tokens.length !== 1)
         continue;
-      const drawn = renderBlock(tokens[0], this.context);
-      block.node.replaceWith(drawn.node);
-      block.node = drawn.node;
-      block.links = links;
-      block.masked = masked;
+      block.node.replaceWith(renderBlock(tokens[0], this.context).node);
     }
+    this.#settled = [];
   }
 }
