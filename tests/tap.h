@@ -22,7 +22,7 @@ struct tap_case {
 #define CASE(fn) {#fn, fn}
 
 static jmp_buf tap_jump;
-static const char *tap_skip_reason;
+static const char *tap_skip_reason = "";
 
 __attribute__((unused, noreturn)) static void tap_fail(const char *file, int line, const char *what)
 {
@@ -72,7 +72,7 @@ __attribute__((unused, noreturn)) static void tap_skip(const char *reason)
 /* argv[1], when given, runs only the cases whose name contains it. */
 __attribute__((unused)) static int tap_main(const struct tap_case *cases, size_t n, int argc, char **argv)
 {
-    int failed = 0;
+    volatile int failed = 0; /* lives across longjmp */
 
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("1..%zu\n", n);
