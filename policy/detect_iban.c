@@ -128,8 +128,11 @@ static bool take_body(struct matcher *m, struct iban_candidate *c, const struct 
         return true;
     }
     if (c->got == c->need) {
-        if (checks_out(c))
+        if (checks_out(c)) {
             matcher_found(m, POL_DETECT_IBAN, c->start, c->end);
+            matcher_forget(m, POL_DETECT_CARD, c->start,
+                           c->end); /* a part of the account number passed for a card */
+        }
         return false;
     }
     if ((s->ch == ' ' || s->ch == '-') && !c->gap && c->got % 4 == 0) {

@@ -121,6 +121,13 @@ static void test_iban__shapes(void)
          {"DE\u200b89370400440532013000", "iban:DE\u200b89370400440532013000"});
 }
 
+static void test_iban__digits_inside_are_no_card(void)
+{
+    ROWS({"My IBAN is GB90YNTU67299444055881", "iban:GB90YNTU67299444055881"}, {"67299444055881", "card:67299444055881"},
+         /* the card is certain first, the account number takes it back */
+         {"RO20 AAAA 4111 1111 1111 1111.", "iban:RO20 AAAA 4111 1111 1111 1111"}, {"AAAA 4111 1111 1111 1111.", "card:4111 1111 1111 1111"});
+}
+
 static void test_iban__near_misses(void)
 {
     ROWS({"DE89370400440532013001", ""}, /* check */
@@ -289,6 +296,7 @@ int main(int argc, char **argv)
         CASE(test_card__among_other_text),
         CASE(test_card__disguised),
         CASE(test_iban__shapes),
+        CASE(test_iban__digits_inside_are_no_card),
         CASE(test_iban__near_misses),
         CASE(test_email__shapes),
         CASE(test_email__near_misses),
