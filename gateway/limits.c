@@ -177,8 +177,12 @@ static void corrected(enum base_code rc, const int64_t *ints, unsigned n, void *
 static void correct(struct gw_limits *limits, const char *key, uint64_t per_minute, int64_t delta)
 {
     char rate[NUMBER_MAX], by[NUMBER_MAX];
-    const struct gw_redis_call call = {
-        .keys = {key}, .n_keys = 1, .args = {"settle", rate, by}, .n_args = 3, .done = corrected};
+    const struct gw_redis_call call = {.keys = {key},
+                                       .n_keys = 1,
+                                       .args = {"settle", rate, by},
+                                       .n_args = 3,
+                                       .even_if_slow = true,
+                                       .done = corrected};
 
     if (delta == 0)
         return;

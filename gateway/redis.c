@@ -12,7 +12,7 @@
  *   2. a command is in `waiting` until its deadline, then in `overdue` until hiredis answers; both are in the
  * order of sending;
  *   3. redis->ac is set to NULL before the library frees it or at the latest in its last callback;
- *   4. commands are sent in UP alone.
+ *   4. commands are sent in UP alone; those that nobody waits for (even_if_slow) in SLOW too.
  *
  * Source: hiredis 0.14 async.c (no timeouts of its own; freeing a context answers what is outstanding).
  */
@@ -162,15 +162,12 @@ static void command_free(struct command *c)
 /* Takes the command out and tells its owner. */
 static void command_end(struct command *c, enum base_code rc, const int64_t *ints, unsigned n)
 {
-    struct gw_redis *r = c->redis;
     gw_redis_fn *tell = c->overdue ? c->late : c->done;
     void *user = c->user;
 
     command_free(c);
     if (tell != NULL)
         tell(rc, ints, n, user);
-    if (r->state == SLOW && TAILQ_EMPTY(&r->overdue))
-        enter(r, UP);
 }
 
 static enum base_code read_ints(const redisReply *reply, int64_t ints[GW_REDIS_INTS_MAX], unsigned *ret_n)
@@ -199,19 +196,12 @@ static enum base_code error_code(const char *text)
 
 static bool command_send(struct command *c, const char *verb, const char *script);
 
-static void on_reply(redisAsyncContext *ac, void *reply_p, void *command_p)
+static void on_answer(struct gw_redis *r, struct command *c, const redisReply *reply)
 {
-    const redisReply *reply = reply_p;
-    struct command *c = command_p;
-    struct gw_redis *r = c->redis;
     int64_t ints[GW_REDIS_INTS_MAX];
     enum base_code rc;
     unsigned n = 0;
 
-    if (reply == NULL) {
-        command_end(c, r->freeing ? BASE_CANCELLED : BASE_UNAVAILABLE, NULL, 0);
-        return;
-    }
     if (reply->type != REDIS_REPLY_ERROR) {
         rc = read_ints(reply, ints, &n);
         command_end(c, rc, rc == BASE_OK ? ints : NULL, n);
@@ -228,6 +218,20 @@ static void on_reply(redisAsyncContext *ac, void *reply_p, void *command_p)
         base_log(BASE_LOG_ERROR, "redis.script_failed", "the limits script failed",
                  LOG_STR("error", reply->str));
     command_end(c, rc, NULL, 0);
+}
+
+static void on_reply(redisAsyncContext *ac, void *reply_p, void *command_p)
+{
+    struct command *c = command_p;
+    struct gw_redis *r = c->redis;
+
+    if (reply_p == NULL) {
+        command_end(c, r->freeing ? BASE_CANCELLED : BASE_UNAVAILABLE, NULL, 0);
+        return;
+    }
+    on_answer(r, c, reply_p);
+    if (r->state == SLOW && TAILQ_EMPTY(&r->overdue))
+        enter(r, UP);
 }
 
 static bool command_send(struct command *c, const char *verb, const char *script)
@@ -283,10 +287,11 @@ static struct command *command_new(struct gw_redis *r, const struct gw_redis_cal
 
 void gw_redis_eval(struct gw_redis *r, const struct gw_redis_call *call)
 {
+    bool sendable = r->state == UP || (r->state == SLOW && call->even_if_slow);
     struct command *c;
 
-    if (r->state != UP || r->n_commands >= GW_REDIS_CALLS_MAX) {
-        call->done(r->state != UP ? BASE_UNAVAILABLE : BASE_FULL, NULL, 0, call->user);
+    if (!sendable || r->n_commands >= GW_REDIS_CALLS_MAX) {
+        call->done(sendable ? BASE_FULL : BASE_UNAVAILABLE, NULL, 0, call->user);
         return;
     }
     c = command_new(r, call);

@@ -44,6 +44,7 @@ struct gw_redis_call {
     unsigned n_keys;
     const char *args[GW_REDIS_ARGS_MAX]; /* texts, copied */
     unsigned n_args;
+    bool even_if_slow;                   /* nobody waits for it: sent while others are overdue */
     gw_redis_fn *done;
     gw_redis_fn *late; /* after a `done` with BASE_TIMEOUT, once: the reply, or anything but BASE_OK when there will be none; may be NULL */
     void *user;
