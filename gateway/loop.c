@@ -339,6 +339,7 @@ void gw_loop_prepare(struct gw_loop *loop, struct gw_server *server, unsigned in
     pthread_mutex_init(&loop->post_lock, NULL);
     loop->posts_tail = &loop->posts;
     loop->post_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    h2o_linklist_init_anchor(&loop->lingers);
     h2o_linklist_init_anchor(&loop->conns);
     h2o_linklist_init_anchor(&loop->https);
     h2o_linklist_init_anchor(&loop->pumps);

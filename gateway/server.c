@@ -19,17 +19,21 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define ACCEPTS_PER_TURN 32
-#define ACCEPT_PAUSE_MS  100u /* when descriptors have run out */
-#define LISTEN_BACKLOG   1024
-#define CUT_GRACE_MS     2000u /* after the drain's deadline, for the library to let go */
-#define DRAIN_LOOK_MS    20u
-#define LOOPS_MAX        256u
+#define ACCEPTS_PER_TURN  32
+#define ACCEPT_PAUSE_MS   100u /* when descriptors have run out */
+#define LISTEN_BACKLOG    1024
+#define CUT_GRACE_MS      2000u /* after the drain's deadline, for the library to let go */
+#define DRAIN_LOOK_MS     20u
+#define LINGER_MS         2000u
+#define LINGER_BYTES_MAX  (32u << 20)
+#define LINGER_READ_BYTES 65536u
+#define LOOPS_MAX         256u
 
 const struct gw_server_limits GW_SERVER_LIMITS_DEFAULT = {
     .connections_max = 10000,
@@ -130,30 +134,96 @@ static void address_key(const struct sockaddr_storage *ss, unsigned char key[16]
 
 /* ---- connections ---- */
 
-static void on_conn_close(void *data)
+static void conn_release(struct gw_conn *conn)
 {
-    struct gw_conn *conn = data;
     struct gw_server *server = conn->loop->server;
 
     h2o_linklist_unlink(&conn->link);
     gw_address_give(server, conn->address);
     atomic_fetch_sub(&server->stats.connections_open, 1);
-    SSL_CTX_free(conn->tls);
-    conn->tls = NULL;
-    conn->sock = NULL;
+    if (conn->linger_fd >= 0)
+        close(conn->linger_fd);
     if (conn->in_read)
         conn->closed_in_read = true;
     else
         free(conn);
 }
 
-static void shut(int fd)
+/* A refused HTTP/1.1 client may still be sending: closing at once would reset the connection, and the reset
+ * would overtake the answer that says why. Its bytes are read and dropped for a moment instead, on a copy of
+ * the descriptor that the library closed. */
+static void linger_end(struct gw_conn *conn)
 {
-    struct linger hard = {.l_onoff = 1,
-                          .l_linger = 0}; /* close resets: nothing lingers in the kernel for an abuser */
+    gw_timer_stop(conn->linger_timer);
+    gw_watch_free(conn->linger_watch);
+    conn_release(conn);
+}
 
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
-    shutdown(fd, SHUT_RDWR);
+static void on_linger_time(void *arg)
+{
+    struct gw_conn *conn = arg;
+
+    conn->linger_timer = NULL;
+    linger_end(conn);
+}
+
+static void on_linger_bytes(void *user, int events)
+{
+    struct gw_conn *conn = user;
+    char dropped[LINGER_READ_BYTES];
+    ssize_t n = recv(conn->linger_fd, dropped, sizeof(dropped), MSG_DONTWAIT);
+
+    (void)events;
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    conn->lingered += n > 0 ? (size_t)n : 0;
+    if (n <= 0 || conn->lingered > LINGER_BYTES_MAX)
+        linger_end(conn);
+}
+
+static void linger_begin(struct gw_conn *conn)
+{
+    struct gw_loop *loop = conn->loop;
+
+    shutdown(conn->linger_fd, SHUT_WR);
+    conn->linger_watch = gw_watch_new(loop, conn->linger_fd, on_linger_bytes, conn);
+    if (conn->linger_watch == NULL) {
+        conn_release(conn);
+        return;
+    }
+    h2o_linklist_unlink(&conn->link);
+    h2o_linklist_insert(&loop->lingers, &conn->link);
+    conn->linger_timer = gw_timer_start(loop, LINGER_MS, on_linger_time, conn);
+    gw_watch_set(conn->linger_watch, GW_IO_READ);
+}
+
+void gw_conn_linger(struct gw_conn *conn)
+{
+    if (conn->linger_fd < 0)
+        conn->linger_fd = fcntl(h2o_socket_get_fd(conn->sock), F_DUPFD_CLOEXEC, 3);
+}
+
+static void on_conn_close(void *data)
+{
+    struct gw_conn *conn = data;
+
+    SSL_CTX_free(conn->tls);
+    conn->tls = NULL;
+    conn->sock = NULL;
+    if (conn->linger_fd >= 0 && !conn->cut)
+        linger_begin(conn);
+    else
+        conn_release(conn);
+}
+
+void gw_socket_reset(int fd)
+{
+    struct sockaddr nobody = {.sa_family = AF_UNSPEC};
+
+    /* Dissolves the association: the peer gets a reset, never an orderly end, and nothing stays in the kernel
+     * for it. */
+    if (connect(fd, &nobody, sizeof(nobody)) != 0)
+        shutdown(fd, SHUT_RDWR);
 }
 
 void gw_conn_cut(struct gw_conn *conn, atomic_uint_fast64_t *why)
@@ -163,7 +233,7 @@ void gw_conn_cut(struct gw_conn *conn, atomic_uint_fast64_t *why)
     conn->cut = true;
     if (why != NULL)
         atomic_fetch_add(why, 1);
-    shut(h2o_socket_get_fd(conn->sock));
+    gw_socket_reset(h2o_socket_get_fd(conn->sock));
     gw_http_abort_all(conn); /* HTTP/1.1 neither reads nor writes while a handler works */
 }
 
@@ -247,6 +317,7 @@ static void conn_begin(struct gw_acceptor *acceptor, int fd, const struct sockad
     socket_options(server, fd);
     conn = base_zalloc(sizeof(*conn));
     conn->loop = loop;
+    conn->linger_fd = -1;
     conn->listener = acceptor->listener;
     memcpy(conn->address, key, 16);
     memcpy(conn->peer, peer_text, GW_PEER_MAX);
@@ -337,6 +408,12 @@ static void close_acceptors(struct gw_loop *loop)
     }
 }
 
+static void end_lingers(struct gw_loop *loop)
+{
+    while (!h2o_linklist_is_empty(&loop->lingers))
+        linger_end(H2O_STRUCT_FROM_MEMBER(struct gw_conn, link, loop->lingers.next));
+}
+
 static void cut_all(struct gw_loop *loop)
 {
     for (h2o_linklist_t *node = loop->conns.next, *next; node != &loop->conns; node = next) {
@@ -391,6 +468,7 @@ static void *loop_main(void *arg)
                  LOG_INT("loop", loop->index));
         return NULL;
     }
+    end_lingers(loop);
     gw_loop_leave(loop);
     return NULL;
 }

@@ -23,7 +23,6 @@
 #include "base/mem.h"
 
 #include <assert.h>
-#include <sys/socket.h>
 
 #define METHOD_MAX  32u
 #define REFUSAL_MAX 512u
@@ -331,12 +330,10 @@ static void send_slice(struct gw_http *http)
 static void abort_http1(struct gw_http *http)
 {
     h2o_req_t *req = http->req;
-    int fd = h2o_socket_get_fd(http->conn->sock);
-    struct linger hard = {.l_onoff = 1, .l_linger = 0};
 
-    /* A reset, and no TLS close_notify: whatever framing the response had, it cannot look complete. */
-    setsockopt(fd, SOL_SOCKET, SO_LINGER, &hard, sizeof(hard));
-    shutdown(fd, SHUT_RDWR);
+    /* Not an end of stream, and no TLS close_notify: whatever framing the response had, it cannot look
+     * complete. */
+    gw_socket_reset(h2o_socket_get_fd(http->conn->sock));
     if (http->sending || http->finished)
         return; /* the write under way fails, and the library closes; or it had just succeeded, and on_proceed
                    comes back here */
@@ -651,6 +648,8 @@ static void on_setup_ostream(h2o_filter_t *filter, h2o_req_t *req, h2o_ostream_t
         h2o_setup_next_ostream(req, slot);
         return;
     }
+    if (conn->kind == GW_CONN_HTTP1 && !req->http1_is_persistent)
+        gw_conn_linger(conn);
     stream = (struct refusal_stream *)h2o_add_ostream(req, sizeof(*stream), slot);
     stream->super.do_send = refusal_send;
     stream->sent = false;

@@ -114,9 +114,10 @@ struct gw_loop {
 
     uint64_t now_ms, now_key; /* cached time; the library's own clock tells when it is stale */
 
-    h2o_linklist_t conns; /* gw_conn.link */
-    h2o_linklist_t https; /* gw_http.link */
-    h2o_linklist_t pumps; /* gw_http.pump_link: work for the end of this turn */
+    h2o_linklist_t lingers; /* gw_conn.link: closed by the library, read dry by us */
+    h2o_linklist_t conns;   /* gw_conn.link */
+    h2o_linklist_t https;   /* gw_http.link */
+    h2o_linklist_t pumps;   /* gw_http.pump_link: work for the end of this turn */
     h2o_timeout_entry_t pump_entry;
 
     struct gw_timer *tick;
@@ -148,6 +149,12 @@ struct gw_conn {
     char peer[GW_PEER_MAX];
     uint64_t since_ms; /* accepted, or (HTTP/1.1) last seen busy */
     bool cut;
+
+    /* HTTP/1.1 after a refusal (server.c) */
+    int linger_fd; /* -1: none */
+    struct gw_watch *linger_watch;
+    struct gw_timer *linger_timer;
+    size_t lingered;
 
     /* written at h2o level and not moving: since when */
     size_t stall_bytes;
@@ -213,6 +220,9 @@ static inline struct gw_conn *gw_conn_of(h2o_socket_t *sock)
 }
 /* Ends a connection without ceremony and counts why. The library notices by a failed read or write. */
 void gw_conn_cut(struct gw_conn *conn, atomic_uint_fast64_t *why);
+/* Asks that the socket be read dry after its close, so that the client gets to read why it was refused. */
+void gw_conn_linger(struct gw_conn *conn);
+void gw_socket_reset(int fd);
 bool gw_address_take(struct gw_server *server, const unsigned char key[16]);
 void gw_address_give(struct gw_server *server, const unsigned char key[16]);
 
