@@ -13,7 +13,7 @@
 #define AUD_SHIP_BYTES_MAX   (16u << 20)
 #define AUD_SHIP_WAIT_MS     50u    /* for a batch to fill */
 #define AUD_SHIP_CHECK_MS    10000u /* idle: is the database's end of the chain still ours? */
-#define AUD_SHIP_BACKOFF_MAX_MS 5000u
+#define AUD_SHIP_BACKOFF_MAX_MS 2000u
 
 struct aud_shipper;
 
