@@ -224,7 +224,7 @@ static int read_pepper(const struct run *run, struct base_secret **ret_pepper)
 {
     struct base_err err = {0};
 
-    if (base_secret_read_file(ret_pepper, run->options->pepper_file, &err) != BASE_OK) {
+    if (base_secret_read_key_file(ret_pepper, run->options->pepper_file, &err) != BASE_OK) {
         fprintf(run->err,
                 "gatehouse: %s\nThe key pepper is made by the gateway's set-up; this command must use the "
                 "gateway's own file.\n",
