@@ -506,7 +506,7 @@ enum base_code aud_verify(const struct aud_verify_options *options, struct aud_v
 {
     struct aud_verify_result result = {.intact = true, .bad_seq = -1};
     auto_pg struct base_pg *pg = base_pg_new(options->reader_dsn, TIMEOUT_MS);
-    struct verify v = {.options = options, .pg = pg, .result = &result};
+    struct verify v = {.options = options, .pg = pg, .result = &result, .told_ms = base_mono_ms()};
     enum base_code rc;
 
     make_page_sql(&v);
