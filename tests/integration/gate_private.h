@@ -1,0 +1,60 @@
+/* A private gate for a test: Postgres with the migrations, the identity store, auth, and a plain HTTP server on loopback in front:
+ *     /auth/...   gw_auth_handle
+ *     /whoami     gw_auth_identify: "ok METHOD SUBJECT ROLE,ROLE CREDENTIAL" or "refused CODE"
+ *
+ * Who:  tests; gate_request from any thread, the rest from one.
+ */
+#ifndef TESTS_GATE_PRIVATE_H
+#define TESTS_GATE_PRIVATE_H
+
+#include "base/secret.h"
+#include "gateway/auth.h"
+#include "gateway/cli_key.h"
+#include "gateway/store.h"
+#include "pg_private.h"
+
+#define GATE_ORIGIN    "https://gate.example:8443"
+#define GATE_IDLE_S    1800u
+#define GATE_ABSOLUTE_S 43200u
+
+struct gate {
+    struct pgp *pg;
+    struct base_secret *pepper;
+    char pepper_file[64];
+    struct gw_store *store;
+    struct gw_auth *auth;
+    struct gw_server *server;
+    bool refuse_records; /* the audit says no */
+};
+
+/* Ends the process with "Bail out!" when something cannot be started. */
+struct gate *gate_new(void);
+void gate_free(struct gate *gate);
+
+const char *gate_dsn(struct gate *gate); /* role gatehouse_store */
+void gate_sql(struct gate *gate, const char *sql); /* as superuser */
+int64_t gate_sql_int(struct gate *gate, const char *sql); /* first value of the first row */
+/* Makes the store forget the sessions that it has just verified. */
+void gate_clear_cache(struct gate *gate);
+
+/* What was recorded since the last call, one "ACTION SUBJECT;" after the other. */
+const char *gate_events(struct gate *gate);
+
+struct gate_answer {
+    int status;      /* 0: no answer */
+    char text[8192]; /* all of it, head and body */
+};
+/* headers: complete lines with their CRLF. */
+struct gate_answer gate_request(struct gate *gate, const char *method, const char *path, const char *headers, const char *body);
+/* A header's value; "" when absent. The text lives until the eighth next call. */
+const char *gate_header(const struct gate_answer *answer, const char *name);
+
+/* Runs `gatehouse key ...` or `gatehouse admin-link ...`: its status, and what it printed on both streams. */
+int gate_command(struct gate *gate, const char *line, char out[4096]);
+
+/* Shorthands: a new key for an owner; a new link's token; a new session's cookie value and CSRF token. */
+void gate_new_key(struct gate *gate, const char *options, char key[80], char id[16]);
+void gate_new_link(struct gate *gate, char token[80]);
+void gate_sign_in(struct gate *gate, char cookie[80], char csrf[64]);
+
+#endif
