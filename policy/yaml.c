@@ -50,6 +50,15 @@ static enum base_code refuse_mark(struct reader *r, const struct fy_mark *mark, 
                      mark != NULL ? mark->column + 1 : 1, what);
 }
 
+/* libfyaml's mark of a token with a sign before it (& or *) stands behind the sign. */
+static enum base_code refuse_behind(struct reader *r, const struct fy_mark *mark, const char *what)
+{
+    struct fy_mark sign = mark != NULL ? *mark : (struct fy_mark){0};
+
+    sign.column -= sign.column > 0;
+    return refuse_mark(r, &sign, what);
+}
+
 /* What libfyaml found wrong, with its place. */
 static enum base_code refuse_syntax(struct reader *r)
 {
@@ -83,31 +92,42 @@ static enum base_code next_event(struct reader *r, struct fy_event **ret_event)
     return BASE_OK;
 }
 
-static bool is_marked(const struct fy_event *event)
+struct forbidden {
+    struct fy_token *anchor, *tag; /* before the value, or NULL */
+};
+
+static struct forbidden forbidden_tokens(const struct fy_event *event)
 {
     switch (event->type) {
-    case FYET_SCALAR: return event->scalar.anchor != NULL || event->scalar.tag != NULL;
-    case FYET_MAPPING_START: return event->mapping_start.anchor != NULL || event->mapping_start.tag != NULL;
+    case FYET_SCALAR: return (struct forbidden){event->scalar.anchor, event->scalar.tag};
+    case FYET_MAPPING_START: return (struct forbidden){event->mapping_start.anchor, event->mapping_start.tag};
     case FYET_SEQUENCE_START:
-        return event->sequence_start.anchor != NULL || event->sequence_start.tag != NULL;
-    default: return false;
+        return (struct forbidden){event->sequence_start.anchor, event->sequence_start.tag};
+    default: return (struct forbidden){NULL, NULL};
     }
 }
 
 static enum base_code new_node(struct reader *r, struct fy_event *event, struct yaml_node **ret_node)
 {
     const struct fy_mark *mark = fy_event_start_mark(event);
+    const struct forbidden forbidden = forbidden_tokens(event);
     struct yaml_node *node;
 
     if (event->type == FYET_ALIAS)
-        return refuse_mark(r, mark, "aliases (*name) are not allowed; write the value out");
-    if (is_marked(event))
-        return refuse_mark(r, mark, "anchors (&name) and tags (!name) are not allowed; write the value out");
+        return refuse_behind(r, mark, "aliases (*name) are not allowed; write the value out");
+    if (forbidden.anchor != NULL)
+        return refuse_behind(r, fy_token_start_mark(forbidden.anchor),
+                             "anchors (&name) are not allowed; write the value out");
+    if (forbidden.tag != NULL)
+        return refuse_mark(r, fy_token_start_mark(forbidden.tag),
+                           "tags (!name) are not allowed; write the value alone");
     if (++r->n_nodes > YAML_NODES_MAX)
         return refuse_mark(r, mark, "too many values in one document");
     node = base_zalloc(sizeof(*node));
-    node->line = mark != NULL ? (unsigned)mark->line + 1 : 1;
-    node->column = mark != NULL ? (unsigned)mark->column + 1 : 1;
+    if (mark != NULL) { /* an empty value has none: read_children gives it its key's */
+        node->line = (unsigned)mark->line + 1;
+        node->column = (unsigned)mark->column + 1;
+    }
     *ret_node = node;
     return BASE_OK;
 }
@@ -118,8 +138,11 @@ static enum base_code read_word(struct reader *r, struct fy_event *event, struct
     const char *text = fy_token_get_text(event->scalar.value, &len);
     enum fy_scalar_style style = fy_token_scalar_style(event->scalar.value);
 
+    if ((style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED) && node->column > 1)
+        node->column--; /* the mark stands behind the quote */
     if (text != NULL && memchr(text, '\0', len) != NULL)
-        return refuse_mark(r, fy_event_start_mark(event), "a value holds a NUL character");
+        return base_fail(r->err, BASE_INVALID, 0, "%s:%u:%u: a value holds a NUL character", r->name,
+                         node->line, node->column);
     node->kind = YAML_WORD;
     node->word = base_memdup0(text != NULL ? text : "", text != NULL ? len : 0);
     node->quoted = style != FYSS_PLAIN && style != FYSS_ANY;
@@ -144,6 +167,9 @@ static enum base_code check_key(struct reader *r, const struct yaml_node *map, c
 {
     const struct yaml_node *before;
 
+    if (key->line == 0)
+        return base_fail(r->err, BASE_INVALID, 0, "%s:%u:%u: a key is missing in this map", r->name,
+                         map->line, map->column);
     if (key->kind != YAML_WORD || key->word[0] == '\0')
         return base_fail(r->err, BASE_INVALID, 0, "%s:%u:%u: a key must be a word", r->name, key->line,
                          key->column);
@@ -184,6 +210,10 @@ static enum base_code read_children(struct reader *r, struct yaml_node *node, en
                 rc = read_node(r, event, depth, &item);
             if (rc != BASE_OK)
                 return rc;
+        }
+        if (item->line == 0) {
+            item->line = key != NULL ? key->line : node->line;
+            item->column = key != NULL ? key->column : node->column;
         }
         add_item(node, TAKE(key), TAKE(item));
     }
@@ -253,6 +283,8 @@ static enum base_code read_stream(struct reader *r, struct yaml_node **ret_root)
     if (event->type != FYET_STREAM_END)
         rc = refuse_mark(r, fy_event_start_mark(event), "a second document (---) is not allowed");
     event_free(r, &event);
+    if (rc == BASE_OK && root->line == 0)
+        root->line = root->column = 1;
     if (rc == BASE_OK)
         *ret_root = TAKE(root);
     return rc;

@@ -1,4 +1,5 @@
-/* Shared by the guard's tests, fuzz target and benchmark: a policy, guards, and the two ways to redact a text. */
+/* Shared by the guard's tests, fuzz target and benchmark: a policy, guards, and the two ways to redact a
+ * text. */
 #ifndef TESTS_GUARD_HELP_H
 #define TESTS_GUARD_HELP_H
 
@@ -12,13 +13,14 @@
 
 #define HELP_OUT_MAX (64u << 20)
 
-static const char help_policy[] = "version: 1\n"
-                                  "classes: {default: internal, markings: {confidential: [CONFIDENTIAL], secret: [TOP SECRET]}}\n"
-                                  "backends: {local: {engine: {file: m.gguf}, max_class: secret}}\n"
-                                  "models: {m: {routes: [{backend: local}]}}\n"
-                                  "limits: {l: {requests_per_minute: 1, tokens_per_minute: 1}}\n"
-                                  "guards: {g: {}}\n"
-                                  "roles: {r: {models: [m], max_class: secret, limits: l, guard: g}}\n";
+static const char help_policy[] =
+    "version: 1\n"
+    "classes: {default: internal, markings: {confidential: [CONFIDENTIAL], secret: [TOP SECRET]}}\n"
+    "backends: {local: {engine: {file: m.gguf}, max_class: secret}}\n"
+    "models: {m: {routes: [{backend: local}]}}\n"
+    "limits: {l: {requests_per_minute: 1, tokens_per_minute: 1}}\n"
+    "guards: {g: {}}\n"
+    "roles: {r: {models: [m], max_class: secret, limits: l, guard: g}}\n";
 
 __attribute__((unused)) static struct pol_snapshot *help_snapshot(void)
 {
@@ -65,10 +67,10 @@ __attribute__((unused)) static size_t help_border(const char *text, size_t len, 
 }
 
 /* Streams the text in chunks of `chunk` bytes, the first of `first` (0: like the others). */
-__attribute__((unused)) static enum base_code help_stream(struct pol_snapshot *snapshot, struct pol_scratch *scratch,
-                                                          const struct pol_guard *guard, const char *text, size_t len,
-                                                          size_t first, size_t chunk, struct base_buf *out,
-                                                          struct pol_stream_report *ret_report)
+__attribute__((unused)) static enum base_code
+help_stream(struct pol_snapshot *snapshot, struct pol_scratch *scratch, const struct pol_guard *guard,
+            const char *text, size_t len, size_t first, size_t chunk, struct base_buf *out,
+            struct pol_stream_report *ret_report)
 {
     struct pol_stream *stream = pol_stream_new(snapshot, scratch, guard);
     enum base_code rc = BASE_OK;

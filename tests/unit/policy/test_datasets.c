@@ -1,4 +1,5 @@
-/* Detectors on labelled and on harmless text of others. The figures are printed; the floors are what is reached. */
+/* Detectors on labelled and on harmless text of others. The figures are printed; the floors are what is
+ * reached. */
 #include "policy/policy.h"
 
 #include "guard_help.h"
@@ -84,7 +85,8 @@ static void count_row(json_t *row, struct tally tally[POL_DETECT_COUNT])
     CHECK_INT(pol_scan(snapshot, scratch, text, strlen(text), &f, NULL), BASE_OK);
     for (i = 0; i < f.n; i++)
         n_found[f.items[i].detector]++;
-    json_array_foreach(json_object_get(row, "spans"), i, span) {
+    json_array_foreach(json_object_get(row, "spans"), i, span)
+    {
         enum pol_detector kind = detector_of(json_string_value(json_object_get(span, "type")));
 
         if (kind == POL_DETECT_NONE)
@@ -111,17 +113,18 @@ static void test_pii__recall_and_precision(void)
     json_t *all = load("pii_dev.json"), *row;
     size_t i;
 
-    json_array_foreach(all, i, row)
-        count_row(row, tally);
+    json_array_foreach(all, i, row) count_row(row, tally);
     for (int kind = 1; kind < POL_DETECT_COUNT; kind++)
         printf("# %s: %zu of %zu labelled spans found exactly, %zu findings without label\n",
-               pol_detector_name((enum pol_detector)kind), tally[kind].hit, tally[kind].spans, tally[kind].extra);
+               pol_detector_name((enum pol_detector)kind), tally[kind].hit, tally[kind].spans,
+               tally[kind].extra);
     json_decref(all);
     for (int kind = 1; kind < POL_DETECT_COUNT; kind++) {
         CHECK_INT(tally[kind].hit, tally[kind].spans);
         CHECK_INT(tally[kind].extra, 0);
     }
-    CHECK(tally[POL_DETECT_CARD].spans >= 200 && tally[POL_DETECT_IBAN].spans >= 40 && tally[POL_DETECT_EMAIL].spans >= 70);
+    CHECK(tally[POL_DETECT_CARD].spans >= 200 && tally[POL_DETECT_IBAN].spans >= 40 &&
+          tally[POL_DETECT_EMAIL].spans >= 70);
 }
 
 /* Counts findings in every string of a value. */
@@ -132,25 +135,24 @@ static void count_strings(const json_t *value, size_t *n_texts, size_t counts[PO
     json_t *item;
     size_t i;
 
-    json_array_foreach((json_t *)value, i, item)
-        count_strings(item, n_texts, counts);
-    json_object_foreach((json_t *)value, key, item)
-        count_strings(item, n_texts, counts);
+    json_array_foreach((json_t *)value, i, item) count_strings(item, n_texts, counts);
+    json_object_foreach((json_t *)value, key, item) count_strings(item, n_texts, counts);
     if (text == NULL)
         return;
     ++*n_texts;
     CHECK_INT(pol_scan(snapshot, scratch, text, json_string_length(value), &f, NULL), BASE_OK);
     for (i = 0; i < f.n; i++) {
         counts[f.items[i].detector]++;
-        printf("# %s in: %.*s\n", pol_detector_name(f.items[i].detector), (int)(f.items[i].end - f.items[i].start),
-               text + f.items[i].start);
+        printf("# %s in: %.*s\n", pol_detector_name(f.items[i].detector),
+               (int)(f.items[i].end - f.items[i].start), text + f.items[i].start);
     }
     pol_findings_free(&f);
 }
 
 static void test_benign__holds_nothing(void)
 {
-    static const char *const names[] = {"benign_gsm8k.jsonl", "benign_mtbench.jsonl", "benign_triggerwords_dev.json"};
+    static const char *const names[] = {"benign_gsm8k.jsonl", "benign_mtbench.jsonl",
+                                        "benign_triggerwords_dev.json"};
     size_t counts[POL_DETECT_COUNT] = {0}, n_texts = 0;
 
     for (size_t i = 0; i < 3; i++) {
@@ -160,12 +162,14 @@ static void test_benign__holds_nothing(void)
         json_decref(all);
     }
     for (int kind = 1; kind < POL_DETECT_COUNT; kind++)
-        printf("# %s: %zu findings in %zu harmless texts\n", pol_detector_name((enum pol_detector)kind), counts[kind], n_texts);
+        printf("# %s: %zu findings in %zu harmless texts\n", pol_detector_name((enum pol_detector)kind),
+               counts[kind], n_texts);
     for (int kind = 1; kind < POL_DETECT_COUNT; kind++)
         CHECK_INT(counts[kind], 0);
 }
 
-/* Every labelled text, every two-way split: equal to the whole, and no labelled identifier in what is released. */
+/* Every labelled text, every two-way split: equal to the whole, and no labelled identifier in what is
+ * released. */
 static void test_pii__split_invariance(void)
 {
     const struct pol_guard guard = help_guard(POL_ACTION_MASK);
@@ -173,7 +177,8 @@ static void test_pii__split_invariance(void)
     json_t *all = load("pii_dev.json"), *row;
     size_t i, n_splits = 0;
 
-    json_array_foreach(all, i, row) {
+    json_array_foreach(all, i, row)
+    {
         const char *text = json_string_value(json_object_get(row, "text"));
         size_t len = strlen(text);
         uint32_t masked = 0;

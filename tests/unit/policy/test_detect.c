@@ -22,8 +22,8 @@ static const char *found(const char *text)
         const struct pol_finding *f = &findings.items[i];
 
         if (f->start < f->end)
-            n += (size_t)snprintf(out + n, sizeof(out) - n, "%s%s:%.*s", n > 0 ? "|" : "", pol_detector_name(f->detector),
-                                  (int)(f->end - f->start), text + f->start);
+            n += (size_t)snprintf(out + n, sizeof(out) - n, "%s%s:%.*s", n > 0 ? "|" : "",
+                                  pol_detector_name(f->detector), (int)(f->end - f->start), text + f->start);
     }
     pol_findings_free(&findings);
     return out;
@@ -44,10 +44,10 @@ static void check_rows(const struct row *rows, size_t n)
     }
 }
 
-#define ROWS(...)                                                                                                      \
-    do {                                                                                                               \
-        static const struct row rows[] = {__VA_ARGS__};                                                                \
-        check_rows(rows, sizeof(rows) / sizeof(rows[0]));                                                              \
+#define ROWS(...)                                         \
+    do {                                                  \
+        static const struct row rows[] = {__VA_ARGS__};   \
+        check_rows(rows, sizeof(rows) / sizeof(rows[0])); \
     } while (0)
 
 static void test_card__networks_and_lengths(void)
@@ -66,7 +66,7 @@ static void test_card__near_misses(void)
          {"9111111111111111", ""}, /* no network */
          {"411111111111111", ""},  /* length */
          {"41111111111111111111", ""}, {"number 1234567890123456 of", ""},
-         {"0.4111111111111111 rounds", ""}, /* a fraction */
+         {"0.4111111111111111 rounds", ""},                     /* a fraction */
          {"call +573001234567 now", ""}, {"1700000000000", ""}, /* milliseconds since 1970 */
          {"550e8400-e29b-41d4-a716-446655440000", ""}, {"2024-01-02 2024-01-03 2024-01-04", ""},
          {"51 52 53 54 55 56 57 58", ""}, {"4, 8, 15, 16, 23, 42, 108, 4", ""});
@@ -74,18 +74,23 @@ static void test_card__near_misses(void)
 
 static void test_card__written_in_groups(void)
 {
-    ROWS({"4111 1111 1111 1111.", "card:4111 1111 1111 1111"}, {"4111-1111-1111-1111", "card:4111-1111-1111-1111"},
-         {"4111.1111.1111.1111", "card:4111.1111.1111.1111"}, {"4111 - 1111 - 1111 - 1111", "card:4111 - 1111 - 1111 - 1111"},
+    ROWS({"4111 1111 1111 1111.", "card:4111 1111 1111 1111"},
+         {"4111-1111-1111-1111", "card:4111-1111-1111-1111"},
+         {"4111.1111.1111.1111", "card:4111.1111.1111.1111"},
+         {"4111 - 1111 - 1111 - 1111", "card:4111 - 1111 - 1111 - 1111"},
          {"4111-1111 1111-1111", "card:4111-1111 1111-1111"}, {"3782 822463 10005", "card:3782 822463 10005"},
-         {"3056 930902 5904", "card:3056 930902 5904"}, {"4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "card:4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"},
-         {"41-11-11-11-11-11-11-11", "card:41-11-11-11-11-11-11-11"}, {"exp 4111111111111111 12/27 cvc 123", "card:4111111111111111"},
+         {"3056 930902 5904", "card:3056 930902 5904"},
+         {"4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1", "card:4 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1"},
+         {"41-11-11-11-11-11-11-11", "card:41-11-11-11-11-11-11-11"},
+         {"exp 4111111111111111 12/27 cvc 123", "card:4111111111111111"},
          {"12 4111 1111 1111 1111", "card:4111 1111 1111 1111"}, {"4111 1111 1111 11111", ""},
          {"4111    1111    1111    1111", ""});
 }
 
 static void test_card__among_other_text(void)
 {
-    ROWS({"PAN=4111111111111111;", "card:4111111111111111"}, {"%B4111111111111111^DOE", "card:4111111111111111"},
+    ROWS({"PAN=4111111111111111;", "card:4111111111111111"},
+         {"%B4111111111111111^DOE", "card:4111111111111111"},
          {"4111111111111111,5555555555554444", "card:4111111111111111|card:5555555555554444"},
          {"4111111111111111 5555555555554444", "card:4111111111111111|card:5555555555554444"},
          {"4111 1111 1111 1111 5555 5555 5555 4444", "card:4111 1111 1111 1111|card:5555 5555 5555 4444"});
@@ -101,7 +106,8 @@ static void test_card__disguised(void)
           "1111\xc2\xa0"
           "1111\xc2\xa0"
           "1111"}, /* no-break space */
-         {"4111–1111–1111–1111", "card:4111–1111–1111–1111"}, {"4111·1111·1111·1111", "card:4111·1111·1111·1111"},
+         {"4111–1111–1111–1111", "card:4111–1111–1111–1111"},
+         {"4111·1111·1111·1111", "card:4111·1111·1111·1111"},
          {"４１１１１１１１１１１１１１１１", "card:４１１１１１１１１１１１１１１１"}, /* full-width */
          {"𝟒𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏", "card:𝟒𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏𝟏"},
          {"٤١١١١١١١١١١١١١١١", "card:٤١١١١١١١١١١١١١١١"}, /* Arabic-Indic */
@@ -114,18 +120,23 @@ static void test_iban__shapes(void)
 {
     ROWS({"DE89370400440532013000", "iban:DE89370400440532013000"},
          {"IBAN: DE89 3704 0044 0532 0130 00.", "iban:DE89 3704 0044 0532 0130 00"},
-         {"gb82west12345698765432", "iban:gb82west12345698765432"}, {"GB82-WEST-1234-5698-7654-32", "iban:GB82-WEST-1234-5698-7654-32"},
-         {"NO9386011117947", "iban:NO9386011117947"}, {"FR14 2004 1010 0505 0001 3M02 606", "iban:FR14 2004 1010 0505 0001 3M02 606"},
+         {"gb82west12345698765432", "iban:gb82west12345698765432"},
+         {"GB82-WEST-1234-5698-7654-32", "iban:GB82-WEST-1234-5698-7654-32"},
+         {"NO9386011117947", "iban:NO9386011117947"},
+         {"FR14 2004 1010 0505 0001 3M02 606", "iban:FR14 2004 1010 0505 0001 3M02 606"},
          {"MT84MALT011000012345MTLCAST001S", "iban:MT84MALT011000012345MTLCAST001S"},
-         {"DE12 GB82WEST12345698765432", "iban:GB82WEST12345698765432"}, {"ＤＥ８９370400440532013000", "iban:ＤＥ８９370400440532013000"},
+         {"DE12 GB82WEST12345698765432", "iban:GB82WEST12345698765432"},
+         {"ＤＥ８９370400440532013000", "iban:ＤＥ８９370400440532013000"},
          {"DE\u200b89370400440532013000", "iban:DE\u200b89370400440532013000"});
 }
 
 static void test_iban__digits_inside_are_no_card(void)
 {
-    ROWS({"My IBAN is GB90YNTU67299444055881", "iban:GB90YNTU67299444055881"}, {"67299444055881", "card:67299444055881"},
+    ROWS({"My IBAN is GB90YNTU67299444055881", "iban:GB90YNTU67299444055881"},
+         {"67299444055881", "card:67299444055881"},
          /* the card is certain first, the account number takes it back */
-         {"RO20 AAAA 4111 1111 1111 1111.", "iban:RO20 AAAA 4111 1111 1111 1111"}, {"AAAA 4111 1111 1111 1111.", "card:4111 1111 1111 1111"});
+         {"RO20 AAAA 4111 1111 1111 1111.", "iban:RO20 AAAA 4111 1111 1111 1111"},
+         {"AAAA 4111 1111 1111 1111.", "card:4111 1111 1111 1111"});
 }
 
 static void test_iban__near_misses(void)
@@ -138,32 +149,39 @@ static void test_iban__near_misses(void)
 
 static void test_email__shapes(void)
 {
-    ROWS({"bob@example.org", "email:bob@example.org"}, {"<a.b+c@sub.example.co.uk>", "email:a.b+c@sub.example.co.uk"},
-         {"Write to bob@example.org.", "email:bob@example.org"}, {"mailto:bob@example.org?subject=x", "email:bob@example.org"},
-         {"https://bob@example.org/path", "email:bob@example.org"}, {"?to=bob@example.org&x=1", "email:bob@example.org"},
-         {"müller@exämple.de", "email:müller@exämple.de"}, {"x@xn--bcher-kva.example", "email:x@xn--bcher-kva.example"},
+    ROWS({"bob@example.org", "email:bob@example.org"},
+         {"<a.b+c@sub.example.co.uk>", "email:a.b+c@sub.example.co.uk"},
+         {"Write to bob@example.org.", "email:bob@example.org"},
+         {"mailto:bob@example.org?subject=x", "email:bob@example.org"},
+         {"https://bob@example.org/path", "email:bob@example.org"},
+         {"?to=bob@example.org&x=1", "email:bob@example.org"},
+         {"müller@exämple.de", "email:müller@exämple.de"},
+         {"x@xn--bcher-kva.example", "email:x@xn--bcher-kva.example"},
          {"x@mail.xn--p1ai", "email:x@mail.xn--p1ai"}, {"bob@example.org-signature", "email:bob@example.org"},
-         {"bob＠example.org", "email:bob＠example.org"}, {"bo\u200bb@exam\u00adple.org", "email:bo\u200bb@exam\u00adple.org"},
+         {"bob＠example.org", "email:bob＠example.org"},
+         {"bo\u200bb@exam\u00adple.org", "email:bo\u200bb@exam\u00adple.org"},
          {"联系bob@example.org吧", "email:bob@example.org"});
 }
 
 static void test_email__near_misses(void)
 {
-    ROWS({"@mention and name@host", ""}, {"pkg@1.2.3", ""}, {"logo@2x.png", ""}, {"a@b.c", ""}, {"x @ y.org", ""}, {"a@.org", ""},
-         {"a@", ""}, {"@", ""});
+    ROWS({"@mention and name@host", ""}, {"pkg@1.2.3", ""}, {"logo@2x.png", ""}, {"a@b.c", ""},
+         {"x @ y.org", ""}, {"a@.org", ""}, {"a@", ""}, {"@", ""});
 }
 
 static void test_private_key__shapes(void)
 {
     ROWS({"a -----BEGIN PRIVATE KEY-----\nMII\n-----END PRIVATE KEY----- b",
           "private_key:-----BEGIN PRIVATE KEY-----\nMII\n-----END PRIVATE KEY-----"},
-         {"-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl", "private_key:-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl"},
+         {"-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl",
+          "private_key:-----BEGIN OPENSSH PRIVATE KEY-----\nb3Bl"},
          {"-----BEGIN ENCRYPTED PRIVATE KEY-----", "private_key:-----BEGIN ENCRYPTED PRIVATE KEY-----"},
          {"-----BEGIN EC PRIVATE KEY-----\\nMHc\\n-----END EC PRIVATE KEY-----\\n",
           "private_key:-----BEGIN EC PRIVATE KEY-----\\nMHc\\n-----END EC PRIVATE KEY-----"},
          {"-----BEGIN PGP PRIVATE KEY BLOCK-----\n(x)\n-----END PGP PRIVATE KEY BLOCK-----.",
           "private_key:-----BEGIN PGP PRIVATE KEY BLOCK-----\n(x)\n-----END PGP PRIVATE KEY BLOCK-----"},
-         {"---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----", "private_key:---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----"},
+         {"---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----",
+          "private_key:---- BEGIN SSH2 ENCRYPTED PRIVATE KEY ----"},
          {"-------BEGIN RSA PRIVATE KEY-----", "private_key:-----BEGIN RSA PRIVATE KEY-----"},
          {"-----BEGIN PRIVATE KEY----- -----END CERTIFICATE----- x",
           "private_key:-----BEGIN PRIVATE KEY----- -----END CERTIFICATE----- x"});
@@ -171,30 +189,37 @@ static void test_private_key__shapes(void)
 
 static void test_private_key__near_misses(void)
 {
-    ROWS({"-----BEGIN PUBLIC KEY-----\nMII\n-----END PUBLIC KEY-----", ""}, {"-----BEGIN CERTIFICATE-----", ""},
-         {"--BEGIN PRIVATE KEY--", ""}, {"-----END PRIVATE KEY-----", ""}, {"the PRIVATE KEY of", ""},
-         {"-----BEGIN PRIVATE KEY", ""}, {"-----begin private key-----", ""});
+    ROWS({"-----BEGIN PUBLIC KEY-----\nMII\n-----END PUBLIC KEY-----", ""},
+         {"-----BEGIN CERTIFICATE-----", ""}, {"--BEGIN PRIVATE KEY--", ""},
+         {"-----END PRIVATE KEY-----", ""}, {"the PRIVATE KEY of", ""}, {"-----BEGIN PRIVATE KEY", ""},
+         {"-----begin private key-----", ""});
 }
 
 #define HEX36 "0123456789abcdefghijABCDEFGHIJ012345"
 
 static void test_tokens__shapes(void)
 {
-    ROWS({"id AKIAIOSFODNN7EXAMPLE.", "aws_key:AKIAIOSFODNN7EXAMPLE"}, {"ASIAIOSFODNN7EXAMPLE", "aws_key:ASIAIOSFODNN7EXAMPLE"},
-         {"aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n", "aws_key:wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"},
-         {"\"SecretAccessKey\": \"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\"", "aws_key:wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"},
+    ROWS({"id AKIAIOSFODNN7EXAMPLE.", "aws_key:AKIAIOSFODNN7EXAMPLE"},
+         {"ASIAIOSFODNN7EXAMPLE", "aws_key:ASIAIOSFODNN7EXAMPLE"},
+         {"aws_secret_access_key = wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\n",
+          "aws_key:wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"},
+         {"\"SecretAccessKey\": \"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY\"",
+          "aws_key:wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"},
          {"ghp_" HEX36, "github_token:ghp_" HEX36}, {"ghs_" HEX36 ".", "github_token:ghs_" HEX36},
          {"github_ghp_" HEX36, "github_token:ghp_" HEX36},
-         {"github_pat_11AAAAAAA0123456789012_abcdefghijklmnopqrstuvwxyz", "github_token:github_pat_11AAAAAAA0123456789012_abcdefghijklmnopqrstuvwxyz"},
+         {"github_pat_11AAAAAAA0123456789012_abcdefghijklmnopqrstuvwxyz",
+          "github_token:github_pat_11AAAAAAA0123456789012_abcdefghijklmnopqrstuvwxyz"},
          {"xoxb-123456789012-abcdef!", "slack_token:xoxb-123456789012-abcdef"},
          {"xapp-1-A0123456789-0123-abc", "slack_token:xapp-1-A0123456789-0123-abc"},
-         {"xoxe.xoxp-1-Mi0yLTEyMzQ1", "slack_token:xoxp-1-Mi0yLTEyMzQ1"}, {"AKIA\u200bIOSFODNN7EXAMPLE", "aws_key:AKIA\u200bIOSFODNN7EXAMPLE"});
+         {"xoxe.xoxp-1-Mi0yLTEyMzQ1", "slack_token:xoxp-1-Mi0yLTEyMzQ1"},
+         {"AKIA\u200bIOSFODNN7EXAMPLE", "aws_key:AKIA\u200bIOSFODNN7EXAMPLE"});
 }
 
 static void test_tokens__near_misses(void)
 {
-    ROWS({"AKIAIOSFODNN7EXAMPL", ""}, {"AKIAIOSFODNN7EXAMPLES", ""}, {"XAKIAIOSFODNN7EXAMPLE", ""}, {"akiaiosfodnn7example", ""},
-         {"aws_secret_access_key = short", ""}, {"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", ""}, {"ghp_short", ""}, {"xghp_" HEX36, ""},
+    ROWS({"AKIAIOSFODNN7EXAMPL", ""}, {"AKIAIOSFODNN7EXAMPLES", ""}, {"XAKIAIOSFODNN7EXAMPLE", ""},
+         {"akiaiosfodnn7example", ""}, {"aws_secret_access_key = short", ""},
+         {"wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", ""}, {"ghp_short", ""}, {"xghp_" HEX36, ""},
          {"ghx_" HEX36, ""}, {"xoxb-short", ""}, {"xapp-x-A0123456789", ""}, {"github_pat_", ""});
 }
 
@@ -222,7 +247,8 @@ static void test_scan__overlapping_findings_are_pieces(void)
 
     CHECK_INT(pol_scan(snapshot, scratch, text, strlen(text), &f, NULL), BASE_OK);
     CHECK_INT(f.n, 3);
-    CHECK_INT(f.items[0].detector, POL_DETECT_EMAIL); /* empty: the card's digits are part of an address too */
+    CHECK_INT(f.items[0].detector,
+              POL_DETECT_EMAIL); /* empty: the card's digits are part of an address too */
     CHECK_INT(f.items[0].end, 0);
     CHECK_INT(f.items[1].detector, POL_DETECT_CARD);
     CHECK_INT(f.items[1].end, 16);

@@ -1,5 +1,5 @@
-/* The stream's promise: the released text is the same for every chunking, equals scan and mask of the whole text, and what is held stays
- * bounded whatever comes. */
+/* The stream's promise: the released text is the same for every chunking, equals scan and mask of the whole
+ * text, and what is held stays bounded whatever comes. */
 #include "policy/policy.h"
 
 #include "guard_help.h"
@@ -7,21 +7,80 @@
 
 #include <time.h>
 
-#define N_TEXTS   4000u
-#define HELD_MAX  (16u << 10) /* bytes: 320 symbols of an address, each with its ignored characters */
+#define N_TEXTS  4000u
+#define HELD_MAX (16u << 10) /* bytes: 320 symbols of an address, each with its ignored characters */
 
 static struct pol_snapshot *snapshot;
 static struct pol_scratch *scratch;
 
 static const char *const fragments[] = {
-    "4111111111111111", "5555 5555 5555 4444", "3782 822463 10005", "4-1-1-1-1-1-1-1-1-1-1-1-1-1-1-1", "41111111111111110000", "4",
-    "1111", "0.", "+", " ", " ", "-", "\n", ".", ",", "@", "/", ":", "=", "_", "DE89370400440532013000", "GB82 WEST 1234 5698 7654 32",
-    "DE12", "GB", "bob@example.org", "a.b+c@sub.example.co.uk", "a@b.", "x@y", "logo@2x.png", "https://", "?to=",
-    "-----BEGIN RSA PRIVATE KEY-----", "-----END RSA PRIVATE KEY-----", "-----BEGIN ", "-----END", "PRIVATE KEY-----", "-----", "MIIEow==",
-    "AKIAIOSFODNN7EXAMPLE", "AKIA", "aws_secret_access_key = ", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
-    "ghp_0123456789abcdefghijABCDEFGHIJ012345", "ghp_", "github_", "xoxb-123456789012-abcdef", "xapp-1-", "eyJhbGciOiJIUzI1NiJ9.eyJ4IjoxfQ.sig",
-    "eyJhbGciOiJIUzI1NiJ9", ".e30", "ey", "the word", "CONFIDENTIAL", "\u200b", "\u00ad", "\u0301", "４１１１", "١١", "–", "\u00a0", "é", "ß",
-    "联系", "😀", "ﬁ", "\u200b\u200b\u200b\u200b\u200b\u200b\u200b\u200b\u200b\u200b", "\x01",
+    "4111111111111111",
+    "5555 5555 5555 4444",
+    "3782 822463 10005",
+    "4-1-1-1-1-1-1-1-1-1-1-1-1-1-1-1",
+    "41111111111111110000",
+    "4",
+    "1111",
+    "0.",
+    "+",
+    " ",
+    " ",
+    "-",
+    "\n",
+    ".",
+    ",",
+    "@",
+    "/",
+    ":",
+    "=",
+    "_",
+    "DE89370400440532013000",
+    "GB82 WEST 1234 5698 7654 32",
+    "DE12",
+    "GB",
+    "bob@example.org",
+    "a.b+c@sub.example.co.uk",
+    "a@b.",
+    "x@y",
+    "logo@2x.png",
+    "https://",
+    "?to=",
+    "-----BEGIN RSA PRIVATE KEY-----",
+    "-----END RSA PRIVATE KEY-----",
+    "-----BEGIN ",
+    "-----END",
+    "PRIVATE KEY-----",
+    "-----",
+    "MIIEow==",
+    "AKIAIOSFODNN7EXAMPLE",
+    "AKIA",
+    "aws_secret_access_key = ",
+    "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "ghp_0123456789abcdefghijABCDEFGHIJ012345",
+    "ghp_",
+    "github_",
+    "xoxb-123456789012-abcdef",
+    "xapp-1-",
+    "eyJhbGciOiJIUzI1NiJ9.eyJ4IjoxfQ.sig",
+    "eyJhbGciOiJIUzI1NiJ9",
+    ".e30",
+    "ey",
+    "the word",
+    "CONFIDENTIAL",
+    "\u200b",
+    "\u00ad",
+    "\u0301",
+    "４１１１",
+    "١١",
+    "–",
+    "\u00a0",
+    "é",
+    "ß",
+    "联系",
+    "😀",
+    "ﬁ",
+    "\u200b\u200b\u200b\u200b\u200b\u200b\u200b\u200b\u200b\u200b",
+    "\x01",
 };
 #define N_FRAGMENTS (sizeof(fragments) / sizeof(fragments[0]))
 
@@ -59,20 +118,23 @@ static struct pol_guard mixed_guard(uint64_t *state)
 
     for (int d = 1; d < POL_DETECT_COUNT; d++)
         if (next_random(state) % 3 == 0)
-            guard.input[d] = guard.output[d] = next_random(state) % 2 == 0 ? POL_ACTION_ALLOW : POL_ACTION_TAG;
+            guard.input[d] = guard.output[d] =
+                next_random(state) % 2 == 0 ? POL_ACTION_ALLOW : POL_ACTION_TAG;
     return guard;
 }
 
-static void check_same(const struct base_buf *have, const struct base_buf *want, const char *text, size_t len, size_t split)
+static void check_same(const struct base_buf *have, const struct base_buf *want, const char *text, size_t len,
+                       size_t split)
 {
     if (have->len == want->len && (have->len == 0 || memcmp(have->data, want->data, have->len) == 0))
         return;
-    printf("# text  \"%.*s\" split at %zu\n# have  \"%s\"\n# want  \"%s\"\n", (int)len, text, split, have->data, want->data);
+    printf("# text  \"%.*s\" split at %zu\n# have  \"%s\"\n# want  \"%s\"\n", (int)len, text, split,
+           have->data, want->data);
     tap_fail(__FILE__, __LINE__, "released texts differ");
 }
 
-static void check_all_splits(const struct pol_guard *guard, const char *text, size_t len, const struct base_buf *want,
-                             enum base_code want_rc)
+static void check_all_splits(const struct pol_guard *guard, const char *text, size_t len,
+                             const struct base_buf *want, enum base_code want_rc)
 {
     struct base_buf out = BASE_BUF_INIT(HELP_OUT_MAX);
 
@@ -106,12 +168,14 @@ static void test_stream__equals_scan_and_mask_at_every_split(void)
         n_masked += masked;
         check_all_splits(&guard, text, len, &want, BASE_OK);
     }
-    printf("# %u texts, %zu masked spans, every two-way split and character by character\n", N_TEXTS, n_masked);
+    printf("# %u texts, %zu masked spans, every two-way split and character by character\n", N_TEXTS,
+           n_masked);
     CHECK(n_masked > N_TEXTS / 2);
     base_buf_free(&want);
 }
 
-/* The expected text is built here from the findings alone, not by pol_mask: what is outside of findings and nothing else comes out. */
+/* The expected text is built here from the findings alone, not by pol_mask: what is outside of findings and
+ * nothing else comes out. */
 static void test_stream__releases_what_is_outside_of_findings_and_nothing_else(void)
 {
     const struct pol_guard guard = help_guard(POL_ACTION_MASK);
@@ -195,14 +259,16 @@ static void test_stream__block_stops_before_the_finding(void)
 
 static void test_stream__prose_flows(void)
 {
-    static const char text[] = "In 2023 the team of 12 people met at 10 a.m. on 3 May, and it cost $1,234.50 (see p. 4-5).\nIt was fine.";
+    static const char text[] = "In 2023 the team of 12 people met at 10 a.m. on 3 May, and it cost $1,234.50 "
+                               "(see p. 4-5).\nIt was fine.";
     const struct pol_guard guard = help_guard(POL_ACTION_MASK);
     struct base_buf out = BASE_BUF_INIT(1024);
     struct pol_stream *stream = pol_stream_new(snapshot, scratch, &guard);
 
     for (size_t i = 0; i < strlen(text); i++) {
         CHECK_INT(pol_stream_push(stream, text + i, 1, &out), BASE_OK);
-        CHECK(pol_stream_report(stream)->held_bytes <= 10); /* the word it is in, or a number and what may go on with it */
+        CHECK(pol_stream_report(stream)->held_bytes <=
+              10); /* the word it is in, or a number and what may go on with it */
         CHECK_INT(out.len + pol_stream_report(stream)->held_bytes, i + 1);
     }
     CHECK_INT(pol_stream_finish(stream, &out), BASE_OK);
@@ -234,9 +300,40 @@ static void test_stream__open_findings_hold_nothing(void)
 static void test_stream__hostile_text_is_held_and_worked_on_within_bounds(void)
 {
     static const char *const units[] = {
-        "1", "1 ", "4111 ", "41-", "4\u200b", "4\u200b\u200b\u200b\u200b\u200b\u200b\u200b\u200b", "a", "a.", "a@b.", "a@", "@", "a\u0301", "-",
-        "-----BEGIN ", "-----BEGIN A", "eyJ", "eyJhbGciOiJIUzI1NiJ9.", "eyJhbGciOiJIUzI1NiJ9.e30.\u200b", "ewAA", "DE12", "GB12 ", "DE12 GB12 ", "AK", "ghp_", "xoxb-",
-        "secretaccesskey ", "secretaccesskey=abcd", "\u200b", "\x01", "\u00ad\u0301", "\ufdfa", "㎯", "０", "x@y.zz\u200b",
+        "1",
+        "1 ",
+        "4111 ",
+        "41-",
+        "4\u200b",
+        "4\u200b\u200b\u200b\u200b\u200b\u200b\u200b\u200b",
+        "a",
+        "a.",
+        "a@b.",
+        "a@",
+        "@",
+        "a\u0301",
+        "-",
+        "-----BEGIN ",
+        "-----BEGIN A",
+        "eyJ",
+        "eyJhbGciOiJIUzI1NiJ9.",
+        "eyJhbGciOiJIUzI1NiJ9.e30.\u200b",
+        "ewAA",
+        "DE12",
+        "GB12 ",
+        "DE12 GB12 ",
+        "AK",
+        "ghp_",
+        "xoxb-",
+        "secretaccesskey ",
+        "secretaccesskey=abcd",
+        "\u200b",
+        "\x01",
+        "\u00ad\u0301",
+        "\ufdfa",
+        "㎯",
+        "０",
+        "x@y.zz\u200b",
     };
     const struct pol_guard guard = help_guard(POL_ACTION_MASK);
     size_t worst = 0;
@@ -261,7 +358,8 @@ static void test_stream__hostile_text_is_held_and_worked_on_within_bounds(void)
         pol_stream_free(stream);
         base_buf_free(&out);
     }
-    printf("# most bytes held: %zu; slowest 128 KiB in this build: %.0f ms\n", worst, (double)slowest * 1000 / CLOCKS_PER_SEC);
+    printf("# most bytes held: %zu; slowest 128 KiB in this build: %.0f ms\n", worst,
+           (double)slowest * 1000 / CLOCKS_PER_SEC);
     CHECK(worst <= HELD_MAX);
 }
 
