@@ -67,6 +67,7 @@ function Workplace() {
         <ModelChoice openSignal={askModel} />
         <Account />
       </header>
+      {side && <div class="scrim" onClick={closeSide} />}
       <Side onClose={closeSide} onNew={startChat} onOpen={chat => { store.openChat(chat); setSide(false); }} />
       <Chat key={store.chat.id} inputRef={input} onOtherModel={() => setAskModel(askModel + 1)} />
     </div>
