@@ -1,0 +1,28 @@
+/* pol_load over any bytes; what loads must also decide without harm. */
+#include "policy/policy.h"
+
+#include <stdint.h>
+#include <stdlib.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    static const char *const roles[] = {"employee", "r"};
+    struct pol_snapshot *snapshot = NULL;
+    struct pol_facts facts = {.roles = roles, .n_roles = 2, .model = "m", .label_given = true, .label = POL_SECRET};
+    struct pol_decision decision;
+    struct base_err err = {0};
+
+    if (pol_load(&snapshot, "fuzz.yaml", (const char *)data, size, &err) != BASE_OK) {
+        if (err.code == BASE_OK || err.detail[0] == '\0')
+            abort(); /* a refusal without a reason */
+        return 0;
+    }
+    pol_decide(snapshot, &facts, &decision);
+    for (size_t i = 0; i < decision.n_routes; i++)
+        if (decision.routes[i].backend->max_class < POL_SECRET)
+            abort();
+    pol_unref(snapshot);
+    return 0;
+}
