@@ -107,20 +107,25 @@ static struct eng_tv str_item(struct eng_trender *r, struct eng_tstr s, int64_t 
     return eng_tv_slice(s, from, from + base_utf8_decode(s.p + from, s.n - from, &cp));
 }
 
-/* A NUL-terminated copy for names that came as values; message text gets no further than into a look-up. */
-static const char *key_text(struct eng_trender *r, struct eng_tstr s)
+/* A NUL-terminated copy of a name that came as a value, or NULL when it is no name. `ret_said` is what an error may say of it:
+ * never message text. */
+static const char *key_text(struct eng_trender *r, struct eng_tv key, const char **ret_said)
 {
-    char *copy = s.n < 256 ? eng_tr_alloc(r, s.n + 1) : NULL;
+    char *copy = key.s.n < 256 ? eng_tr_alloc(r, key.s.n + 1) : NULL;
 
-    if (copy == NULL)
-        return "value";
-    memcpy(copy, s.p, s.n);
+    *ret_said = "item";
+    if (copy == NULL || memchr(key.s.p, '\0', key.s.n) != NULL)
+        return NULL;
+    memcpy(copy, key.s.p, key.s.n);
+    if (!eng_tv_is_marked(key))
+        *ret_said = copy;
     return copy;
 }
 
 /* v[key]: an item first, then an attribute of that name. */
 struct eng_tv eng_tr_item(struct eng_trender *r, struct eng_tv v, struct eng_tv key)
 {
+    const char *name, *said;
     const struct eng_tv *found;
     int64_t i = key.kind == ENG_TV_BOOL ? key.b : key.i;
 
@@ -141,8 +146,14 @@ struct eng_tv eng_tr_item(struct eng_trender *r, struct eng_tv v, struct eng_tv 
             i += (int64_t)v.list->n;
         return i >= 0 && (uint64_t)i < v.list->n ? v.list->v[i] : eng_tv_undefined("item");
     }
-    if (key.kind == ENG_TV_STR)
-        return eng_tr_attr(r, v, key_text(r, key.s));
+    if (key.kind == ENG_TV_STR && (name = key_text(r, key, &said)) != NULL) {
+        struct eng_tv out = v.kind == ENG_TV_DICT && !eng_tmethod_exists(v, name) ? eng_tv_undefined(said)
+                                                                                 : eng_tr_attr(r, v, name);
+
+        if (out.kind == ENG_TV_UNDEFINED)
+            out.name = said;
+        return out;
+    }
     return eng_tv_undefined("item");
 }
 
