@@ -4,7 +4,7 @@
  *
  *     AWAY --connect, LISTEN, load--> WATCHING --notification or poll_ms--> compare the version, load when it
  * changed ^                                |
- *       +--------- any error ------------+      (then: wait, 100 ms doubling to 2 s)
+ *       +--------- any error ------------+      (then: wait, 100 ms doubling to 500 ms)
  *
  * Invariants:
  *   1. `keys` is replaced, never changed; a reader takes a reference under the lock and keeps it while it
@@ -31,7 +31,7 @@
 #include <time.h>
 
 #define BACKOFF_FIRST_MS 100u
-#define BACKOFF_MAX_MS   2000u
+#define BACKOFF_MAX_MS   500u
 #define USED_BATCH       1000u
 #define CLEAN_EVERY_MS   (3600u * 1000u)
 #define PEER_MAX         64u

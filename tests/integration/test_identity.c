@@ -219,7 +219,8 @@ static void test_postgres_away__known_keys_go_on(void)
     CHECK_INT(gate_command(gate, "key list", out), 1);
     CHECK(strstr(out, "Is Postgres running") != NULL);
     CHECK(pgp_start(gate->pg));
-    ready_key("--owner d --role r", key, id); /* and learns of new ones again */
+    gate_new_key(gate, "--owner d --role r", key, id); /* and learns of new ones again */
+    CHECK(becomes(key, "ok", 3000, NULL));
     gw_store_get_stats(gate->store, &stats);
     CHECK(stats.up);
 }
