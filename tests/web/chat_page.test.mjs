@@ -1,5 +1,5 @@
 // The chat page in a real browser. By default against the stand-in of page_server.mjs; with BASE_URL and SIGNIN_LINK set
-// (and MODEL, if the first one is not wanted) the cases that need no script run against a real gateway.
+// (PROMPT and LONG_PROMPT too, if its model needs other words) the cases that need no script run against a real gateway.
 
 import assert from 'node:assert/strict';
 import { existsSync, mkdirSync, readFileSync } from 'node:fs';
@@ -86,6 +86,43 @@ const ALLOWED_TAGS = new Set(['P', 'H3', 'H4', 'H5', 'H6', 'UL', 'OL', 'LI', 'BL
   'FIGURE', 'FIGCAPTION', 'BUTTON', 'TABLE', 'THEAD', 'TBODY', 'TR', 'TH', 'TD', 'A']);
 const ALLOWED_ATTRIBUTES = new Set(['class', 'dir', 'href', 'target', 'rel', 'start', 'tabindex', 'role', 'aria-label', 'aria-busy', 'type', 'title']);
 
+// Runs in the page: which elements and attributes of an answer are not among the allowed ones.
+function inspect(root, [tags, attributes]) {
+  const bad = [];
+  let nodes = 0;
+  for (const node of root.querySelectorAll('*')) {
+    nodes++;
+    if (!tags.includes(node.tagName))
+      bad.push(node.tagName);
+    for (const { name, value } of node.attributes) {
+      if (!attributes.includes(name) || (name === 'href' && !/^(https?|mailto):/.test(value)))
+        bad.push(`${node.tagName} ${name}=${value.slice(0, 80)}`);
+    }
+  }
+  return { bad, nodes };
+}
+
+// One page for many cases, each in a chat of its own; a case that failed gets the next one a new page.
+let shared = null;
+
+async function onSharedPage(body) {
+  scripted();
+  if (!shared) {
+    shared = await openPage(browser, base);
+    await shared.page.goto(signInLink());
+    await shared.page.locator('.model-choice').waitFor();
+  }
+  try {
+    await shared.page.getByRole('button', { name: 'New chat' }).first().click();
+    await body(shared.page);
+    assert.deepEqual(shared.faults, []);
+  } catch (error) {
+    await shared.close();
+    shared = null;
+    throw error;
+  }
+}
+
 // --- cases ---
 
 const cases = [
@@ -106,7 +143,7 @@ const cases = [
   }],
 
   ['test_chat__question_and_answer', () => withPage(async page => {
-    await ask(page, real ? 'Say hello in one short sentence.' : 'hello there');
+    await ask(page, real ? process.env.PROMPT ?? 'Say hello in one short sentence.' : 'hello there');
     assert.ok((await lastAnswer(page).locator('.markdown').textContent()).length > 0);
     const footer = await lastAnswer(page).locator('.answer-footer').textContent();
     assert.match(footer, /Answered (in this building|by)/);
@@ -156,11 +193,7 @@ const cases = [
   })],
 
   ['test_stop__ends_the_request_and_keeps_the_text', () => withPage(async page => {
-    if (real) {
-      await send(page, 'Count from 1 to 500, one number per line.');
-    } else {
-      await send(page, 'endless');
-    }
+    await send(page, real ? process.env.LONG_PROMPT ?? 'Count from 1 to 500, one number per line.' : 'endless');
     await lastAnswer(page).locator('.markdown p').first().waitFor();
     await page.getByRole('button', { name: 'Stop' }).click();
     await lastAnswer(page).getByText('Stopped by you').waitFor();
@@ -346,24 +379,10 @@ const cases = [
     assert.match(await lastAnswer(page).locator('.markdown').textContent(), /no \(link not allowed\)/);
   })],
 
-  ...Object.keys(HOSTILE).map(name => [`test_hostile__${name.replaceAll(/\W+/g, '_')}`, () => withPage(async page => {
-    scripted();
+  ...Object.keys(HOSTILE).map(name => [`test_hostile__${name.replaceAll(/\W+/g, '_')}`, () => onSharedPage(async page => {
     await send(page, `hostile ${name}`);
     await lastAnswer(page).locator('.answer-footer').waitFor({ timeout: 60_000 });
-    const found = await lastAnswer(page).locator('.markdown').evaluate((root, [tags, attributes]) => {
-      const bad = [];
-      let nodes = 0;
-      for (const node of root.querySelectorAll('*')) {
-        nodes++;
-        if (!tags.includes(node.tagName))
-          bad.push(node.tagName);
-        for (const { name, value } of node.attributes) {
-          if (!attributes.includes(name) || (name === 'href' && !/^(https?|mailto):/.test(value)))
-            bad.push(`${node.tagName} ${name}=${value.slice(0, 80)}`);
-        }
-      }
-      return { bad, nodes, text: root.textContent.length };
-    }, [[...ALLOWED_TAGS], [...ALLOWED_ATTRIBUTES]]);
+    const found = await lastAnswer(page).locator('.markdown').evaluate(inspect, [[...ALLOWED_TAGS], [...ALLOWED_ATTRIBUTES]]);
     assert.deepEqual(found.bad, []);
     assert.ok(found.nodes < 60_000, `${found.nodes} elements`);
     // The page still works.

@@ -1,7 +1,7 @@
 // A button that opens a small panel of choices: native radio buttons, so that arrows, names and states work everywhere.
 // Escape and clicking outside close it, and the focus goes back to the button.
 
-import { useEffect, useId, useRef, useState } from 'preact/hooks';
+import { useEffect, useId, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import { DownIcon } from './icons.jsx';
 
 // options: [{value, name, text, badge, disabled}]; `button` is what the closed control shows.
@@ -16,7 +16,7 @@ export function Choice({ label, button, options, value, onChoose, className = ''
       setOpen(true);
   }, [openSignal]);
 
-  useEffect(() => {
+  useLayoutEffect(() => {
     if (!open)
       return undefined;
     (root.current.querySelector('input:checked') ?? root.current.querySelector('input:not(:disabled)'))?.focus();
@@ -34,7 +34,8 @@ export function Choice({ label, button, options, value, onChoose, className = ''
     opener.current.focus();
   };
   const key = event => {
-    if (event.key !== 'Escape' && event.key !== 'Enter')
+    const chosen = event.key === 'Enter' && event.target !== opener.current;
+    if (!open || !(chosen || event.key === 'Escape'))
       return;
     event.preventDefault();
     event.stopPropagation();
@@ -42,13 +43,13 @@ export function Choice({ label, button, options, value, onChoose, className = ''
   };
 
   return (
-    <div class={`choice ${className}`} ref={root}>
+    <div class={`choice ${className}`} ref={root} onKeyDown={key}>
       <button type="button" class="quiet opener" ref={opener} aria-expanded={open} aria-controls={`${id}p`} aria-haspopup="true"
               onClick={() => setOpen(!open)}>
         <span class="sr-only">{label}: </span>{button}<DownIcon size={14} />
       </button>
       {open && (
-        <fieldset class="panel" id={`${id}p`} onKeyDown={key}>
+        <fieldset class="panel" id={`${id}p`}>
           <legend>{label}</legend>
           {options.map(option => (
             <label key={option.value} class={`option ${option.disabled ? 'disabled' : ''}`}
