@@ -106,6 +106,40 @@ void matcher_close(struct matcher *m, enum pol_detector kind)
     open->kind = POL_DETECT_NONE;
 }
 
+/* ---- who wants a symbol ----
+ * In prose every detector but e-mail's is idle for nearly every symbol. An idle one wants only what could
+ * begin something; passing over it otherwise changes nothing. */
+
+static bool card_wants(const struct detect_card *d, const struct sym *s)
+{
+    return d->n_groups > 0 || d->gap_len > 0 || d->overlong || sym_is(s->ch, SYM_DIGIT);
+}
+
+static bool iban_wants(const struct detect_iban *d, const struct sym *s)
+{
+    return d->n > 0 || d->head_len > 0 || !sym_is(s->prev, SYM_ALNUM);
+}
+
+static bool pem_wants(const struct detect_pem *d, const struct sym *s)
+{
+    return s->ch == '-' || d->n_dashes > 0 || d->state != PEM_IDLE || d->open || d->closing;
+}
+
+static bool token_wants(const struct detect_token *d, const struct sym *s)
+{
+    return d->body != NULL || d->prefix_len > 0 || !sym_is(s->prev, SYM_ALNUM);
+}
+
+static bool aws_secret_wants(const struct detect_aws_secret *d, const struct sym *s)
+{
+    return (s->ch | 0x20) == 's' || d->key_len > 0 || d->state != AWS_KEYWORD;
+}
+
+static bool jwt_wants(const struct detect_jwt *d, const struct sym *s)
+{
+    return d->state != JWT_IDLE || !sym_is(s->prev, SYM_ALNUM);
+}
+
 /* ---- feeding ---- */
 
 static void feed(struct matcher *m, uint8_t ch, size_t start, size_t end)
@@ -113,20 +147,34 @@ static void feed(struct matcher *m, uint8_t ch, size_t start, size_t end)
     const struct sym s = {.ch = ch, .prev = m->prev, .start = start, .end = end};
 
     detect_email(m, &s);
-    detect_iban(m, &s); /* before cards: what it finds is none */
-    detect_card(m, &s);
-    detect_pem(m, &s);
-    detect_token(m, &s);
-    detect_aws_secret(m, &s);
-    detect_jwt(m, &s);
+    if (iban_wants(&m->iban, &s)) /* before cards: what it finds is none */
+        detect_iban(m, &s);
+    if (card_wants(&m->card, &s))
+        detect_card(m, &s);
+    if (pem_wants(&m->pem, &s))
+        detect_pem(m, &s);
+    if (token_wants(&m->token, &s))
+        detect_token(m, &s);
+    if (aws_secret_wants(&m->aws_secret, &s))
+        detect_aws_secret(m, &s);
+    if (jwt_wants(&m->jwt, &s))
+        detect_jwt(m, &s);
     m->prev = ch;
 }
 
 size_t matcher_take(struct matcher *m, const char *text, size_t len)
 {
     uint8_t symbols[NORM_SYMBOLS_MAX];
-    size_t n, bytes = norm_step(&m->norm, text, len, symbols, &n);
+    unsigned char c = (unsigned char)text[0];
+    size_t n, bytes;
 
+    if (c >= ' ' && c < 0x7f) { /* what norm_step does with it, without the call */
+        m->norm.ignored = 0;
+        feed(m, c, m->pos, m->pos + 1);
+        m->pos++;
+        return 1;
+    }
+    bytes = norm_step(&m->norm, text, len, symbols, &n);
     for (size_t i = 0; i < n; i++)
         feed(m, symbols[i], m->pos, m->pos + bytes);
     m->pos += bytes;

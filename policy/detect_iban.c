@@ -98,9 +98,7 @@ static void take_head(struct detect_iban *d, const struct sym *s)
     if (d->head_len == 0)
         d->head_start = s->start;
     d->head[d->head_len++] = upper(s->ch);
-    if (d->head_len == 2 && find_country(d->head[0], d->head[1]) == NULL)
-        d->head_len = 0;
-    else if (d->head_len == 4)
+    if (d->head_len == 4)
         begin_candidate(d, s);
 }
 

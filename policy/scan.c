@@ -38,12 +38,12 @@ static const char *const triggers[] = {
     "A[KS]IA[A-Z0-9]",                             /* AWS key id */
     "[sS][ _-]*[eE][ _-]*[cC][ _-]*[rR][ _-]*[eE][ _-]*[tT][ _-]*[aA][ _-]*[cC][ _-]*[cC][ _-]*[eE][ "
     "_-]*[sS][ _-]*[sS][ _-]*"
-    "[kK][ _-]*[eE][ _-]*[yY]",    /* AWS secret key */
-    "gh[opusr]_[A-Za-z0-9]",       /* GitHub */
-    "github_pat_",                 /* GitHub */
-    "xox[abeoprs]-",               /* Slack */
-    "xapp-[0-9]-",                 /* Slack */
-    "e[w-z][A-Za-z0-9_-]{12,}\\.", /* JWT */
+    "[kK][ _-]*[eE][ _-]*[yY]",   /* AWS secret key */
+    "gh[opusr]_[A-Za-z0-9]",      /* GitHub */
+    "github_pat_",                /* GitHub */
+    "xox[abeoprs]-",              /* Slack */
+    "xapp-[0-9]-",                /* Slack */
+    "e[w-z][A-Za-z0-9_-]{8,}\\.", /* JWT */
 };
 
 /* ---- database ---- */
@@ -142,16 +142,19 @@ static enum base_code fit_scratch(struct pol_scratch *scratch, const struct pol_
 
 /* ---- first look ---- */
 
-static bool needs_folding(const char *text, size_t len)
+/* Length of the longest prefix that folds to itself. */
+static size_t plain_prefix(const char *text, size_t len)
 {
-    unsigned odd = 0;
+    size_t i = 0;
 
-    for (size_t i = 0; i < len; i++) {
+    while (i < len) {
         unsigned char c = (unsigned char)text[i];
 
-        odd |= (c >= 0x7f) | ((c < ' ') & (c != '\n') & (c != '\r') & (c != '\t'));
+        if (c >= 0x7f || (c < ' ' && c != '\n' && c != '\r' && c != '\t'))
+            break;
+        i++;
     }
-    return odd != 0;
+    return i;
 }
 
 static void fold(struct base_buf *folded, const char *text, size_t len)
@@ -161,8 +164,14 @@ static void fold(struct base_buf *folded, const char *text, size_t len)
     base_buf_reset(folded);
     for (size_t at = 0; at < len;) {
         uint8_t symbols[NORM_SYMBOLS_MAX];
-        size_t n;
+        size_t n = plain_prefix(text + at, len - at);
 
+        if (n > 0) {
+            base_buf_append(folded, text + at, n);
+            norm.ignored = 0;
+            at += n;
+            continue;
+        }
         at += norm_step(&norm, text + at, len - at, symbols, &n);
         base_buf_append(folded, symbols, n);
     }
@@ -274,7 +283,7 @@ enum base_code pol_scan(const struct pol_snapshot *snapshot, struct pol_scratch 
     rc = fit_scratch(scratch, snapshot, err);
     if (rc != BASE_OK)
         return rc;
-    if (needs_folding(text, len)) {
+    if (plain_prefix(text, len) < len) {
         fold(&scratch->folded, text, len);
         read = scratch->folded.data;
         read_len = scratch->folded.len;

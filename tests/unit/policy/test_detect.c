@@ -233,6 +233,12 @@ static void test_jwt__shapes(void)
          {"eyAiYWxnIiA6ICJub25lIiB9.e30.", "jwt:eyAiYWxnIiA6ICJub25lIiB9.e30"}); /* blanks in the header */
 }
 
+/* The least header there is: the scan's first filter once passed over it. */
+static void test_jwt__shortest_header(void)
+{
+    ROWS({"eyJhbGciOiJ9.e", "jwt:eyJhbGciOiJ9.e"}, {"eyJhbGciOn0.e", "jwt:eyJhbGciOn0.e"}, {"eyJhbGci.e", ""});
+}
+
 static void test_jwt__near_misses(void)
 {
     ROWS({"eyJ0eXAiOiJKV1QifQ.e30.c2ln", ""}, /* no alg */
@@ -331,6 +337,7 @@ int main(int argc, char **argv)
         CASE(test_tokens__shapes),
         CASE(test_tokens__near_misses),
         CASE(test_jwt__shapes),
+        CASE(test_jwt__shortest_header),
         CASE(test_jwt__near_misses),
         CASE(test_scan__overlapping_findings_are_pieces),
         CASE(test_scan__appends_and_offsets_are_of_this_text),
