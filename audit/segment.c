@@ -42,12 +42,19 @@ enum base_code aud_segment_header_parse(const unsigned char *bytes, size_t n, st
                                         struct base_err *err)
 {
     struct aud_segment_header h = {.first_seq = 0};
+    size_t instance_len;
+    bool padded = true;
 
     if (n < AUD_SEGMENT_HEADER_BYTES || memcmp(bytes, segment_magic, sizeof(segment_magic)) != 0 ||
         get(bytes + H_CRC, 4) != base_crc32c(0, bytes, H_CRC))
         return base_fail(err, BASE_CORRUPT, 0, "the header at offset 0 does not verify");
     memcpy(h.instance, bytes + H_INSTANCE, AUD_INSTANCE_MAX);
     h.first_seq = get(bytes + H_FIRST_SEQ, 8);
+    instance_len = strlen(h.instance);
+    for (size_t i = instance_len; i < AUD_INSTANCE_MAX; i++)
+        padded = padded && h.instance[i] == '\0';
+    if (!padded || !aud_instance_valid(h.instance, instance_len) || h.first_seq > INT64_MAX)
+        return base_fail(err, BASE_CORRUPT, 0, "the header at offset 0 is malformed");
     memcpy(h.prev.bytes, bytes + H_PREV, BASE_SHA256_BYTES);
     h.created_us = (int64_t)get(bytes + H_CREATED, 8);
     *ret_header = h;
