@@ -1,6 +1,7 @@
-/* Scan, mask and stream over any text: the stream must release what scan and mask make of the whole, at any chunking. The scan looks
- * through Hyperscan first and the stream does not, so this also finds a detector without its trigger. Byte 0 says which detectors mask,
- * byte 1 the chunk size; ill-formed text is made well-formed, as callers do. */
+/* Scan, mask and stream over any text: the stream must release what scan and mask make of the whole, at any
+ * chunking. The scan looks through Hyperscan first and the stream does not, so this also finds a detector
+ * without its trigger. Byte 0 says which detectors mask, byte 1 the chunk size; ill-formed text is made
+ * well-formed, as callers do. */
 #include "unit/policy/guard_help.h"
 
 #include <stdint.h>
@@ -37,7 +38,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     text = malloc(len > 0 ? len : 1);
     memcpy(text, data + 2, len);
     for (size_t i = 0; !base_utf8_valid(text, len) && i < len; i++)
-        if ((unsigned char)text[i] >= 0x80 && !base_utf8_valid(text, i + 1) && base_utf8_complete(text, i + 1) == i + 1)
+        if ((unsigned char)text[i] >= 0x80 && !base_utf8_valid(text, i + 1) &&
+            base_utf8_complete(text, i + 1) == i + 1)
             text[i] = '?';
     len = base_utf8_complete(text, len);
     if (base_utf8_valid(text, len) && help_mask(snapshot, scratch, &guard, text, len, &whole, &n_masked)) {

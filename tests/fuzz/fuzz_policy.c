@@ -10,7 +10,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const roles[] = {"employee", "r"};
     struct pol_snapshot *snapshot = NULL;
-    struct pol_facts facts = {.roles = roles, .n_roles = 2, .model = "m", .label_given = true, .label = POL_SECRET};
+    struct pol_facts facts = {
+        .roles = roles, .n_roles = 2, .model = "m", .label_given = true, .label = POL_SECRET};
     struct pol_decision decision;
     struct base_err err = {0};
 
