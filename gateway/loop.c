@@ -342,6 +342,7 @@ void gw_loop_prepare(struct gw_loop *loop, struct gw_server *server, unsigned in
     h2o_linklist_init_anchor(&loop->lingers);
     h2o_linklist_init_anchor(&loop->conns);
     h2o_linklist_init_anchor(&loop->https);
+    h2o_linklist_init_anchor(&loop->rehooks);
     h2o_linklist_init_anchor(&loop->pumps);
     loop->pump_entry.cb = gw_http_run_pumps;
 }

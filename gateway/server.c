@@ -20,6 +20,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -49,6 +50,7 @@ const struct gw_server_limits GW_SERVER_LIMITS_DEFAULT = {
     .idle_timeout_ms = 75000,
     .write_timeout_ms = 30000,
     .response_queue_max = 1u << 20,
+    .buffers_total_max = 256u << 20,
 };
 
 /* The library keeps freed chunks in lists of each thread and never frees those: no leak that grows. */
@@ -143,6 +145,8 @@ static void conn_release(struct gw_conn *conn)
     atomic_fetch_sub(&server->stats.connections_open, 1);
     if (conn->linger_fd >= 0)
         close(conn->linger_fd);
+    if (h2o_linklist_is_linked(&conn->rehook_link))
+        h2o_linklist_unlink(&conn->rehook_link);
     if (conn->in_read)
         conn->closed_in_read = true;
     else
@@ -207,6 +211,7 @@ static void on_conn_close(void *data)
 {
     struct gw_conn *conn = data;
 
+    gw_guard_forget(conn);
     SSL_CTX_free(conn->tls);
     conn->tls = NULL;
     conn->sock = NULL;
@@ -252,11 +257,9 @@ static void on_handshake(h2o_socket_t *sock, const char *err)
     protocol = h2o_socket_ssl_get_selected_protocol(sock);
     conn->since_ms = gw_loop_now_ms(loop);
     if (h2o_memis(protocol.base, protocol.len, H2O_STRLIT("h2"))) {
-        conn->kind = GW_CONN_HTTP2;
         gw_guard_accept_http2(conn, &loop->accept, now);
     } else {
-        conn->kind = GW_CONN_HTTP1;
-        h2o_http1_accept(&loop->accept, sock, now);
+        gw_guard_accept_http1(conn, &loop->accept, now);
     }
 }
 
@@ -274,7 +277,7 @@ static SSL_CTX *tls_ref(struct gw_server *server)
 static void socket_options(struct gw_server *server, int fd)
 {
     int on = 1, idle_s = 60, every_s = 15, times = 4;
-    unsigned user_timeout_ms = server->limits.write_timeout_ms;
+    unsigned user_timeout_ms = server->limits.write_timeout_ms * 2; /* the sweep, which counts, comes first */
 
     setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
     setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
@@ -330,8 +333,7 @@ static void conn_begin(struct gw_acceptor *acceptor, int fd, const struct sockad
         conn->tls = tls_ref(server);
         h2o_socket_ssl_handshake(conn->sock, conn->tls, NULL, on_handshake);
     } else {
-        conn->kind = GW_CONN_HTTP1;
-        h2o_http1_accept(&loop->accept, conn->sock, *h2o_get_timestamp(&loop->ctx, NULL, NULL));
+        gw_guard_accept_http1(conn, &loop->accept, *h2o_get_timestamp(&loop->ctx, NULL, NULL));
     }
 }
 
@@ -622,6 +624,8 @@ static struct gw_server *server_new(const struct gw_server_options *options)
     server->limits = options->limits;
     if (server->limits.headers_max > GW_HEADERS_MAX)
         server->limits.headers_max = GW_HEADERS_MAX; /* as many as the library keeps of an HTTP/1.1 request */
+    if (server->limits.buffers_total_max == 0)
+        server->limits.buffers_total_max = GW_SERVER_LIMITS_DEFAULT.buffers_total_max;
     server->http2 = options->http2;
     server->cert_file = copy_or_null(options->cert_file);
     server->key_file = copy_or_null(options->key_file);
@@ -694,6 +698,11 @@ enum base_code gw_server_start(struct gw_server **ret_server, const struct gw_se
     enum base_code rc;
 
     assert(options->n_listeners > 0 || options->listeners == NULL);
+#if defined(__GLIBC__)
+    /* Large buffers, the bodies among them, go back to the system when freed. Left alone, glibc raises this
+     * threshold up to 32 MB, and what a burst took stays as holes in the heap. */
+    mallopt(M_MMAP_THRESHOLD, GW_LARGE_BUFFER);
+#endif
     server = server_new(options);
     rc = load_tls(server, err);
     for (unsigned i = 0; i < server->n_listeners && rc == BASE_OK; i++)

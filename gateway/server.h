@@ -1,5 +1,5 @@
-/* Server: TLS, HTTP/1.1 and HTTP/2 on N loop threads, with the connection guard. The only door to the HTTP library: server.c,
- * server_guard.c and server_tls.c alone include libh2o, so that another library could take its place there.
+/* Server: TLS, HTTP/1.1 and HTTP/2 on N loop threads, with the connection guard. The only door to the HTTP library: loop.c and the
+ * server*.c files alone include libh2o (by server_priv.h), so that another library could take its place there.
  *
  * What: accepts connections within caps, reads whole requests within limits and deadlines, hands each to a handler on its loop,
  *       sends one-shot or streamed responses.
@@ -45,6 +45,9 @@ struct gw_server_limits {
     unsigned idle_timeout_ms;              /* keep-alive */
     unsigned write_timeout_ms;             /* a reader that takes nothing for so long is cut */
     size_t response_queue_max;             /* bytes written by a handler and not yet taken by the client */
+    /* Memory of all request bodies together, and as much again of all responses not yet taken; 0: the default. Past it the connection
+     * that holds the most is cut: of unfinished bodies, of readers that are behind. */
+    size_t buffers_total_max;
 };
 extern const struct gw_server_limits GW_SERVER_LIMITS_DEFAULT;
 

@@ -159,12 +159,73 @@ static atomic_uint_fast64_t *walk_input(struct gw_conn *conn, h2o_http2_conn_t *
     return w.why;
 }
 
+/* ---- what bodies hold, all connections together ---- */
+
+static size_t held_by_all(const struct gw_server *server)
+{
+    size_t total = 0;
+
+    for (unsigned l = 0; l < server->n_loops; l++)
+        total += atomic_load_explicit(&server->loops[l].held, memory_order_relaxed);
+    return total;
+}
+
+static void held_set(struct gw_conn *conn, size_t held, bool partly)
+{
+    struct gw_loop *loop = conn->loop;
+    size_t sum = atomic_load_explicit(&loop->held, memory_order_relaxed);
+
+    atomic_store_explicit(&loop->held, sum - conn->held + held, memory_order_relaxed);
+    conn->held = held;
+    conn->held_partly = partly;
+}
+
+void gw_guard_forget(struct gw_conn *conn)
+{
+    held_set(conn, 0, false);
+}
+
+static struct gw_conn *largest_partly(struct gw_loop *loop)
+{
+    struct gw_conn *largest = NULL;
+
+    for (h2o_linklist_t *node = loop->conns.next; node != &loop->conns; node = node->next) {
+        struct gw_conn *conn = H2O_STRUCT_FROM_MEMBER(struct gw_conn, link, node);
+
+        if (conn->held_partly && !conn->cut && (largest == NULL || conn->held > largest->held))
+            largest = conn;
+    }
+    return largest;
+}
+
+/* Many peers may hoard together what one may not. Over the total, those go that hold the most of what is not
+ * even complete; requests that a handler works on stay. `self` is not cut, since it is being read: true tells
+ * its reader to end it. */
+static bool shed(struct gw_loop *loop, struct gw_conn *self)
+{
+    struct gw_server *server = loop->server;
+    struct gw_conn *victim;
+
+    while (held_by_all(server) > server->limits.buffers_total_max &&
+           (victim = largest_partly(loop)) != NULL) {
+        if (victim == self)
+            return true;
+        gw_conn_cut(victim, &server->stats.cut_body);
+        held_set(victim, 0, false);
+    }
+    return false;
+}
+
+/* ---- HTTP/2: after the library read ---- */
+
 /* The stream with the refused body gets an answer of its own; the library would reset it with REFUSED_STREAM,
  * which tells a client to try again. */
-static h2o_http2_stream_t *find_too_large(h2o_http2_conn_t *c, size_t body_max, size_t *ret_total)
+static h2o_http2_stream_t *find_too_large(struct gw_conn *conn, h2o_http2_conn_t *c, size_t body_max,
+                                          size_t *ret_body_bytes)
 {
     h2o_http2_stream_t *found = NULL;
-    size_t total = 0;
+    size_t held = 0, body_bytes = 0;
+    bool partly = false;
 
     for (khiter_t i = 0; i < kh_end(c->streams); i++) {
         h2o_http2_stream_t *s;
@@ -174,34 +235,38 @@ static h2o_http2_stream_t *find_too_large(h2o_http2_conn_t *c, size_t body_max, 
         s = kh_val(c->streams, i);
         if (s->_req_body == NULL)
             continue;
-        total += s->_req_body->size;
+        body_bytes += s->_req_body->size;
+        held += s->_req_body->capacity;
+        partly = partly || s->state == H2O_HTTP2_STREAM_STATE_RECV_BODY;
         if (s->state == H2O_HTTP2_STREAM_STATE_RECV_BODY &&
             (s->_req_body->size > body_max ||
              (s->_expected_content_length != SIZE_MAX && s->_expected_content_length > body_max)))
             found = s;
     }
-    *ret_total = total;
+    held_set(conn, held, partly);
+    *ret_body_bytes = body_bytes;
     return found;
 }
 
-/* After the library read: how much the connection holds. True: over the limit. */
+/* How much the connection holds. True: over its limit, or the first to go while all together are over theirs.
+ */
 static bool bodies_over(struct gw_conn *conn, h2o_http2_conn_t *c)
 {
     const struct gw_server_limits *limits = &conn->loop->server->limits;
     h2o_http2_stream_t *large;
-    size_t total;
+    size_t body_bytes;
 
     conn->data_unchecked = 0;
     conn->bodies_unchecked = false;
-    while ((large = find_too_large(c, limits->body_bytes_max, &total)) != NULL) {
-        if (total > limits->connection_body_bytes_max)
+    while ((large = find_too_large(conn, c, limits->body_bytes_max, &body_bytes)) != NULL) {
+        if (body_bytes > limits->connection_body_bytes_max)
             break;
         gw_http_refuse_now(conn, &large->req, 413, "request_too_large",
                            "The request body is larger than this server accepts.");
         if (!gw_guard_stop_body(&large->req))
             break;
     }
-    return total > limits->connection_body_bytes_max;
+    return body_bytes > limits->connection_body_bytes_max || shed(conn->loop, conn);
 }
 
 static void on_read(h2o_socket_t *sock, const char *err);
@@ -274,12 +339,72 @@ static void on_read(h2o_socket_t *sock, const char *err)
         free(conn);
 }
 
+/* HTTP/1.1: one body at a time, which the library limits; here it is counted into the total. */
+static void on_read_http1(h2o_socket_t *sock, const char *err)
+{
+    struct gw_conn *conn = gw_conn_of(sock);
+
+    if (err == NULL) {
+        held_set(conn, sock->input->capacity, true);
+        if (sock->input->size > BODY_CHECK_BYTES && shed(conn->loop, conn)) {
+            atomic_fetch_add(&conn->loop->server->stats.cut_body, 1);
+            err = h2o_socket_error_closed;
+        }
+    }
+    conn->library_read(sock, err);
+}
+
+static void http1_hook(struct gw_conn *conn)
+{
+    h2o_socket_cb cb = conn->sock->_cb.read;
+
+    if (cb == NULL || cb == on_read_http1)
+        return;
+    conn->library_read = cb;
+    conn->sock->_cb.read = on_read_http1;
+}
+
+void gw_guard_rehook_later(struct gw_conn *conn)
+{
+    struct gw_loop *loop = conn->loop;
+
+    if (conn->kind != GW_CONN_HTTP1 || conn->cut || h2o_linklist_is_linked(&conn->rehook_link))
+        return;
+    h2o_linklist_insert(&loop->rehooks, &conn->rehook_link);
+    if (!h2o_timeout_is_linked(&loop->pump_entry))
+        h2o_timeout_link(loop->ctx.loop, &loop->ctx.zero_timeout, &loop->pump_entry);
+}
+
+void gw_guard_rehook_all(struct gw_loop *loop)
+{
+    while (!h2o_linklist_is_empty(&loop->rehooks)) {
+        struct gw_conn *conn = H2O_STRUCT_FROM_MEMBER(struct gw_conn, rehook_link, loop->rehooks.next);
+
+        h2o_linklist_unlink(&conn->rehook_link);
+        if (conn->sock != NULL && conn->library_read != NULL && conn->sock->_cb.read == conn->library_read)
+            conn->sock->_cb.read = on_read_http1;
+    }
+}
+
+void gw_guard_accept_http1(struct gw_conn *conn, h2o_accept_ctx_t *accept, struct timeval connected_at)
+{
+    conn->kind = GW_CONN_HTTP1;
+    conn->in_read = true;
+    h2o_http1_accept(accept, conn->sock, connected_at);
+    conn->in_read = false;
+    if (conn->closed_in_read)
+        free(conn);
+    else
+        http1_hook(conn);
+}
+
 void gw_guard_accept_http2(struct gw_conn *conn, h2o_accept_ctx_t *accept, struct timeval connected_at)
 {
     h2o_socket_t *sock = conn->sock;
-    atomic_uint_fast64_t *why =
-        walk_input(conn, NULL, sock->input); /* what came along with the end of the handshake */
+    atomic_uint_fast64_t *why;
 
+    conn->kind = GW_CONN_HTTP2;
+    why = walk_input(conn, NULL, sock->input); /* what came along with the end of the handshake */
     if (why != NULL) {
         atomic_fetch_add(why, 1);
         h2o_socket_close(sock);
@@ -384,6 +509,7 @@ enum gw_guard_verdict gw_guard_request(struct gw_conn *conn, h2o_req_t *req,
     if (verdict != GW_GUARD_PASS)
         return verdict;
     if (req->version < 0x200) {
+        conn->held_partly = false;
         if (rate_over(&conn->requests, gw_loop_now_ms(conn->loop), server->limits.requests_per_second)) {
             atomic_fetch_add(&server->stats.cut_rate, 1);
             return GW_GUARD_CUT;
@@ -492,6 +618,9 @@ static int sweep_http1_request(h2o_req_t *req, void *data)
     struct gw_conn *conn = gw_conn_of(req->conn->callbacks->get_socket(req->conn));
     bool begun = req->timestamps.request_begin_at.tv_sec != 0, handed = req->processed_at.at.tv_sec != 0;
 
+    held_set(conn, conn->sock->input->capacity, begun && !handed);
+    if (!handed)
+        http1_hook(conn);
     if (handed || begun)
         conn->since_ms = sweep->now_ms;
     if (handed || conn->cut)
@@ -563,6 +692,7 @@ void gw_guard_sweep(struct gw_loop *loop, uint64_t now_ms)
     sweep_sockets(loop, now_ms);
     sweep_http2(loop);
     H2O_HTTP1_CALLBACKS.foreach_request(&loop->ctx, sweep_http1_request, &http1);
+    shed(loop, NULL);
     sweep_readers(loop, now_ms);
     sweep_http1_clients(loop);
 }

@@ -25,6 +25,8 @@
 #include <assert.h>
 
 #define METHOD_MAX  32u
+#define QUEUE_FIRST 1024u
+#define QUEUE_KEEP  65536u /* an emptied buffer larger than this is given back */
 #define REFUSAL_MAX 512u
 
 /* ---- names ---- */
@@ -97,25 +99,62 @@ static bool value_is_clean(const char *value)
 
 /* ---- buffers ---- */
 
-static void buffer_append(struct gw_buffer *buffer, const void *data, size_t len)
+static void count_queued(struct gw_loop *loop, size_t more, size_t less)
 {
-    if (buffer->len + len > buffer->cap) {
-        size_t cap = buffer->cap != 0 ? buffer->cap : 1024;
+    size_t sum = atomic_load_explicit(&loop->queued, memory_order_relaxed);
 
-        while (cap < buffer->len + len)
-            cap *= 2;
-        buffer->data = base_realloc(buffer->data, cap);
-        buffer->cap = cap;
-    }
-    if (len > 0)
-        memcpy(buffer->data + buffer->len, data, len);
-    buffer->len += len;
+    atomic_store_explicit(&loop->queued, sum + more - less, memory_order_relaxed);
 }
 
-static void buffer_free(struct gw_buffer *buffer)
+static void queue_append(struct gw_http *http, const void *data, size_t len)
 {
+    struct gw_buffer *queue = &http->queue;
+
+    if (queue->len + len > queue->cap) {
+        size_t cap = queue->cap != 0 ? queue->cap : QUEUE_FIRST;
+
+        while (cap < queue->len + len)
+            cap *= 2;
+        queue->data = base_realloc(queue->data, cap);
+        count_queued(http->loop, cap, queue->cap);
+        queue->cap = cap;
+    }
+    if (len > 0)
+        memcpy(queue->data + queue->len, data, len);
+    queue->len += len;
+}
+
+static void buffer_free(struct gw_http *http, struct gw_buffer *buffer)
+{
+    count_queued(http->loop, 0, buffer->cap);
     free(buffer->data);
     *buffer = (struct gw_buffer){0};
+}
+
+static bool queues_over(const struct gw_server *server)
+{
+    size_t total = 0;
+
+    for (unsigned l = 0; l < server->n_loops; l++)
+        total += atomic_load_explicit(&server->loops[l].queued, memory_order_relaxed);
+    return total > server->limits.buffers_total_max;
+}
+
+/* The one that is furthest behind, when all together are too far behind. */
+static struct gw_http *furthest_behind(struct gw_loop *loop)
+{
+    struct gw_http *worst = NULL;
+
+    if (!queues_over(loop->server))
+        return NULL;
+    for (h2o_linklist_t *node = loop->https.next; node != &loop->https; node = node->next) {
+        struct gw_http *http = H2O_STRUCT_FROM_MEMBER(struct gw_http, link, node);
+
+        if (!http->conn->cut &&
+            (worst == NULL || http->queue.cap + http->flight.cap > worst->queue.cap + worst->flight.cap))
+            worst = http;
+    }
+    return worst;
 }
 
 /* ---- life ---- */
@@ -142,8 +181,9 @@ static void http_dispose(void *p)
     if (!http->finished || http->phase != GW_HTTP_ENDED)
         http->gone = true; /* the handler may ask in its callback whether the answer was complete */
     fire_closed(http);
-    buffer_free(&http->queue);
-    buffer_free(&http->flight);
+    gw_guard_rehook_later(http->conn);
+    buffer_free(http, &http->queue);
+    buffer_free(http, &http->flight);
 }
 
 static void on_proceed(h2o_generator_t *generator, h2o_req_t *req);
@@ -305,8 +345,11 @@ static void send_slice(struct gw_http *http)
     size_t left;
 
     if (http->flight_off == http->flight.len) {
-        struct gw_buffer empty = http->flight;
+        struct gw_buffer empty;
 
+        if (http->flight.cap > QUEUE_KEEP)
+            buffer_free(http, &http->flight);
+        empty = http->flight;
         http->flight = http->queue;
         http->queue = empty;
         http->queue.len = 0;
@@ -382,6 +425,7 @@ void gw_http_run_pumps(h2o_timeout_entry_t *entry)
         h2o_linklist_unlink(&http->pump_link);
         pump(http); /* may free it, and others */
     }
+    gw_guard_rehook_all(loop);
 }
 
 /* ---- the response, for handlers ---- */
@@ -398,6 +442,8 @@ void gw_http_begin(struct gw_http *http, int status, const struct gw_header *hea
 
 enum base_code gw_http_write(struct gw_http *http, const void *data, size_t len)
 {
+    struct gw_http *worst;
+
     assert(gw_loop_is_current(http->loop));
     if (http->phase == GW_HTTP_ABORTED || http->gone)
         return BASE_CANCELLED;
@@ -405,8 +451,17 @@ enum base_code gw_http_write(struct gw_http *http, const void *data, size_t len)
     if (len > http->loop->server->limits.response_queue_max ||
         gw_http_queued(http) > http->loop->server->limits.response_queue_max - len)
         return BASE_FULL;
+    worst = furthest_behind(http->loop);
+    if (worst == http)
+        return BASE_FULL;
+    if (worst != NULL) {
+        gw_conn_cut(worst->conn, &http->loop->server->stats.cut_stalled);
+        worst->phase = GW_HTTP_ABORTED;
+        buffer_free(worst, &worst->queue); /* now, or the next write would cut another */
+        ask_pump(worst);
+    }
     if (!http->head)
-        buffer_append(&http->queue, data, len);
+        queue_append(http, data, len);
     ask_pump(http);
     return BASE_OK;
 }
@@ -441,7 +496,7 @@ void gw_http_send(struct gw_http *http, int status, const struct gw_header *head
         len = 0;
     respond(http, status, headers, n_headers, status == 204 || status == 304 ? SIZE_MAX : len);
     if (!http->head)
-        buffer_append(&http->queue, body, len);
+        queue_append(http, body, len);
     http->phase = GW_HTTP_ENDED;
     ask_pump(http);
 }

@@ -27,6 +27,7 @@ _Static_assert(H2O_VERSION_MAJOR == 2 && H2O_VERSION_MINOR == 2 &&
 #define GW_TICK_MS            100u   /* the sweep; every deadline is met within one tick */
 #define GW_LAG_SLOTS          10u    /* seconds over which the worst loop lag is kept */
 #define GW_RECV_BUFFER        262144 /* what a peer can push between two looks of the guard */
+#define GW_LARGE_BUFFER       262144
 #define GW_SEND_SLICE         32768u /* given to the library at once: progress of a reader is seen in these steps */
 #define GW_BODY_SLACK \
     1048576u /* the library's own body limit lies this far above ours, which answers in JSON */
@@ -117,6 +118,7 @@ struct gw_loop {
     h2o_linklist_t lingers; /* gw_conn.link: closed by the library, read dry by us */
     h2o_linklist_t conns;   /* gw_conn.link */
     h2o_linklist_t https;   /* gw_http.link */
+    h2o_linklist_t rehooks; /* gw_conn.rehook_link */
     h2o_linklist_t pumps;   /* gw_http.pump_link: work for the end of this turn */
     h2o_timeout_entry_t pump_entry;
 
@@ -126,6 +128,8 @@ struct gw_loop {
     bool drain_first_goaway, drain_last_goaway;
     uint64_t slow_logged_ms;
 
+    _Atomic size_t held;   /* memory of bodies, all its connections; written by the loop alone */
+    _Atomic size_t queued; /* memory of response queues, as above */
     _Atomic uint64_t lag_us[GW_LAG_SLOTS];
     _Atomic uint64_t lag_second[GW_LAG_SLOTS];
 };
@@ -144,6 +148,7 @@ struct gw_conn {
     h2o_socket_t *sock;
     SSL_CTX *tls; /* our reference: the library keeps a bare pointer until the first bytes come */
     h2o_linklist_t link;
+    h2o_linklist_t rehook_link; /* HTTP/1.1: the library begins to read the next request behind our back */
     enum gw_conn_kind kind;
     unsigned char address[16];
     char peer[GW_PEER_MAX];
@@ -167,6 +172,8 @@ struct gw_conn {
     unsigned block_frames;        /* CONTINUATIONs of the header block under way */
     size_t data_unchecked;        /* body bytes since the bodies were last summed */
     bool bodies_unchecked;
+    size_t held;      /* body bytes at the last sweep */
+    bool held_partly; /* some of them belong to a request that is not complete */
     struct gw_rate requests, controls, updates, crumbs;
 };
 
@@ -248,7 +255,12 @@ struct gw_guard_refusal {
 /* First thing in the handler. */
 enum gw_guard_verdict gw_guard_request(struct gw_conn *conn, h2o_req_t *req,
                                        struct gw_guard_refusal *ret_refusal);
-/* Called with the socket after TLS chose h2, in place of h2o_http2_accept. */
+/* In place of h2o_http1_accept and h2o_http2_accept. */
+void gw_guard_accept_http1(struct gw_conn *conn, h2o_accept_ctx_t *accept, struct timeval connected_at);
+/* The request before is done; asks for a look at the next. */
+void gw_guard_rehook_later(struct gw_conn *conn);
+void gw_guard_rehook_all(struct gw_loop *loop);
+void gw_guard_forget(struct gw_conn *conn); /* it closes */
 void gw_guard_accept_http2(struct gw_conn *conn, h2o_accept_ctx_t *accept, struct timeval connected_at);
 void gw_guard_sweep(struct gw_loop *loop, uint64_t now_ms);
 /* Tells HTTP/2 clients to go, closes what is idle. */

@@ -200,6 +200,7 @@ static bool set_limit(struct gw_server_limits *limits, const char *name, unsigne
         {"idle_timeout_ms", &limits->idle_timeout_ms, NULL},
         {"write_timeout_ms", &limits->write_timeout_ms, NULL},
         {"response_queue_max", NULL, &limits->response_queue_max},
+        {"buffers_total_max", NULL, &limits->buffers_total_max},
     };
 
     for (size_t i = 0; i < BASE_ARRAY_LEN(table); i++) {

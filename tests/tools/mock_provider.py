@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A mock OpenAI-compatible provider over TLS: for `./dev run --demo-provider` and the tests. Speaks the real wire format.
 
-The model name may carry a fault: "gpt-mock+FAULT". Faults: status-500, status-429, status-401, hang (no byte), stall (half an answer, then
+The model name may carry a fault: "gpt-mock:FAULT". Faults: status-500, status-429, status-401, hang (no byte), stall (half an answer, then
 nothing), cut (half an answer, then the connection closes), no-finish (a clean end without finish_reason), error-event, bad-json, html,
 redirect, split-utf8 (every byte its own write), slow (a word every 300 ms), huge-line, echo (the answer repeats the last user message),
 card (the answer holds a card number in pieces).
@@ -50,7 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 with open(Handler.record, "a") as f:
                     f.write(json.dumps(line) + "\n")
         request = json.loads(raw)
-        self.model, _, self.fault = request["model"].partition("+")
+        self.model, _, self.fault = request["model"].partition(":")
         if not self.path.endswith("/chat/completions"):
             self.refuse(404, "not_found")
         elif self.fault.startswith("status-"):
