@@ -188,7 +188,8 @@ class Stack:
                 return as_postgres
         except KeyError:
             pass
-        unshare = ["unshare", "--user", "--map-user=70", "--map-group=70"]
+        # in a user namespace of its own, root's files keep their owner and Postgres sees another id than 0
+        unshare = ["unshare", "--user", "--map-user=postgres", "--map-group=postgres"]
         if subprocess.run(unshare + ["true"], stderr=subprocess.DEVNULL).returncode == 0:
             return unshare
         raise StackError(f"Postgres does not run as root, and its own user cannot reach {self.dir}: move the project to a folder that "

@@ -34,6 +34,7 @@ struct gw_app {
     struct gw_auth *auth;
     struct base_workers *workers;
     struct gw_server *server;
+    atomic_bool serving; /* `server` is set: the loops may answer before gw_server_start has returned */
     atomic_bool draining;
     int64_t started_us;
     pthread_mutex_t runtime_lock; /* guards the pointer, not what it points to */

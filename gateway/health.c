@@ -21,6 +21,8 @@
 #define PAGE_MAX   (8u << 20)
 #define CHECKS_MAX 32u
 
+static const char starting[] = "{\"ready\":false,\"checks\":[{\"name\":\"start\",\"ok\":false,\"needed\":true,\"reason\":\"still starting\"}]}\n";
+
 struct check {
     const char *name;
     bool ok, needed; /* needed: not ok makes the instance not ready */
@@ -236,6 +238,8 @@ void gw_health_handle(struct gw_http *http, void *user)
         gw_send_error(http, &(struct gw_api_error){.code = GW_API_METHOD_NOT_ALLOWED});
     else if (strcmp(path, "/livez") == 0)
         gw_http_send(http, 200, &(struct gw_header){"content-type", "text/plain"}, 1, "ok\n", 3);
+    else if (!atomic_load(&app->serving))
+        gw_http_send(http, 503, &(struct gw_header){"content-type", "application/json"}, 1, starting, sizeof(starting) - 1);
     else if (strcmp(path, "/readyz") == 0)
         send_ready(app, http);
     else if (strcmp(path, "/metrics") == 0)

@@ -234,6 +234,7 @@ static int start(struct process *process)
     app->workers = base_workers_new(&(struct base_workers_options){.n_threads = N_WORKERS, .queue_max = WORKER_QUEUE});
     if (open_server(process, &err) != BASE_OK)
         return fail("the server cannot start", &err);
+    atomic_store(&app->serving, true);
     base_log(BASE_LOG_INFO, "serving", "ready", LOG_STR("instance", config->instance), LOG_STR("version", GH_VERSION),
              LOG_INT("port", gw_server_port(app->server, 0)), LOG_INT("admin_port", gw_server_port(app->server, 1)),
              LOG_STR("policy", pol_hash(gw_runtime_policy(app->runtime))), LOG_INT("loops", gw_server_n_loops(app->server)));

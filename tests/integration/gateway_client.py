@@ -55,10 +55,10 @@ FAULTS = ["status-500", "status-429", "status-401", "hang", "stall", "cut", "no-
 
 
 def policy():
-    rows = "".join(f'  mock-{f}: {{routes: [{{backend: mock, model: "gpt-mock+{f}"}}]}}\n' for f in FAULTS)
-    rows += '  fallback-500: {routes: [{backend: mock, model: "gpt-mock+status-500"}, {backend: local, model: demo}]}\n'
-    rows += '  fallback-cut: {routes: [{backend: mock, model: "gpt-mock+cut"}, {backend: local, model: demo}]}\n'
-    rows += '  fallback-hang: {routes: [{backend: mock, model: "gpt-mock+hang"}, {backend: local, model: demo}]}\n'
+    rows = "".join(f'  mock-{f}: {{routes: [{{backend: mock, model: "gpt-mock:{f}"}}]}}\n' for f in FAULTS)
+    rows += '  fallback-500: {routes: [{backend: mock, model: "gpt-mock:status-500"}, {backend: local, model: demo}]}\n'
+    rows += '  fallback-cut: {routes: [{backend: mock, model: "gpt-mock:cut"}, {backend: local, model: demo}]}\n'
+    rows += '  fallback-hang: {routes: [{backend: mock, model: "gpt-mock:hang"}, {backend: local, model: demo}]}\n'
     names = ", ".join([f"mock-{f}" for f in FAULTS] + ["fallback-500", "fallback-cut", "fallback-hang"])
     return POLICY.replace("@FAULTS@\n", rows).replace("@FAULT_NAMES@", names)
 

@@ -137,9 +137,11 @@ def test_identify__refusals(gw):
 
 @case
 def test_identify__expired_and_revoked(gw):
-    short = gw.make_key(owner="short", expires="2s")
+    short = gw.new_key("employee", owner="short", expires="1h")
     body = {"model": "demo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
-    time.sleep(2.5)
+    equal(gw.request("POST", "/v1/chat/completions", body, short)[0], 200)
+    gw.psql("update identity.api_keys set expires_at = now() - interval '1 second' where subject = 'short'", database="gatehouse")
+    time.sleep(1)
     refused(gw.request("POST", "/v1/chat/completions", body, short), 401, "expired_api_key")
     key = gw.new_key("employee", owner="gone")
     rows = [json.loads(line) for line in gw.cli("key", "list", "--json").stdout.splitlines() if line.startswith("{")]
