@@ -275,6 +275,23 @@ static void test_admit__whole_burst_at_once(void)
     }
 }
 
+static void test_admit__idle_time_earns_the_burst_and_no_more(void)
+{
+    const struct pol_limits rule = {.tokens_per_minute = 600000,
+                                    .tokens_burst = 1000}; /* full again after 100 ms */
+    const char *who = fresh();
+    struct ask a;
+
+    begin();
+    a = admit(who, &rule, 1000);
+    settle(a.ticket, 1000);
+    nap_ms(400);
+    a = admit(who, &rule, 1000);
+    CHECK(a.result.allowed);
+    settle(a.ticket, 1000);
+    CHECK(!admit(who, &rule, 1000).result.allowed);
+}
+
 static void test_admit__too_large(void)
 {
     const struct pol_limits rule = {.tokens_per_minute = 60, .tokens_burst = 100};
@@ -597,6 +614,7 @@ int main(int argc, char **argv)
         CASE(test_admit__tells_what_is_left),
         CASE(test_admit__both_or_none),
         CASE(test_admit__whole_burst_at_once),
+        CASE(test_admit__idle_time_earns_the_burst_and_no_more),
         CASE(test_admit__too_large),
         CASE(test_admit__principals_and_models_apart),
         CASE(test_admit__without_limits),
