@@ -76,7 +76,7 @@ enum base_code eng_template_compile(struct eng_template **ret_tmpl, const char *
                          ENG_TEMPLATE_BYTES_MAX);
     if (!base_utf8_valid(text, len))
         return base_fail(err, BASE_INVALID, 0, "template is not UTF-8");
-    if (memchr(text, '\0', len) != NULL)
+    if (len > 0 && memchr(text, '\0', len) != NULL)
         return base_fail(err, BASE_INVALID, 0, "template holds a NUL");
     source = base_alloc(len + 1);
     len = normalise(text, len, source);

@@ -38,6 +38,8 @@ static const char *const control_names[] = {"<bos>", "<start_of_turn>", "[INST]"
 
 static bool is_one_of(const char *const *names, size_t n, struct eng_str s)
 {
+    if (s.n == 0 || (s.p[0] != '<' && s.p[0] != '[')) /* all names begin so */
+        return false;
     for (size_t i = 0; i < n; i++)
         if (strlen(names[i]) == s.n && memcmp(names[i], s.p, s.n) == 0)
             return true;
@@ -87,20 +89,38 @@ uint64_t eng_tok_hash(uint64_t seed, const char *p, size_t n)
     return h ^ (h >> 32);
 }
 
+/* The slot that holds these bytes, or the free one where they would go; NULL when that takes too long. */
+static struct eng_word_slot *find_slot(const struct eng_tokenizer *tok, const char *p, size_t n,
+                                       uint32_t *ret_tag)
+{
+    uint64_t h = eng_tok_hash(tok->seed, p, n);
+    uint32_t i = (uint32_t)h & tok->words_mask, tag = (uint32_t)(h >> 32);
+
+    *ret_tag = tag;
+    for (uint32_t probes = 0; probes < ENG_PROBE_MAX; probes++, i = (i + 1) & tok->words_mask) {
+        struct eng_word_slot *slot = &tok->words[i];
+        struct eng_str s;
+
+        if (slot->id < 0)
+            return slot;
+        if (slot->tag != tag)
+            continue;
+        s = tok->tokens[slot->id].bytes;
+        if (s.n == n && memcmp(s.p, p, n) == 0)
+            return slot;
+    }
+    return NULL;
+}
+
 int32_t eng_tok_word(const struct eng_tokenizer *tok, const char *p, size_t n)
 {
-    uint32_t slot;
+    const struct eng_word_slot *slot;
+    uint32_t tag;
 
     if (n == 0 || n > tok->longest_word)
         return -1;
-    slot = (uint32_t)eng_tok_hash(tok->seed, p, n) & tok->words_mask;
-    for (; tok->words[slot] >= 0; slot = (slot + 1) & tok->words_mask) {
-        struct eng_str s = tok->tokens[tok->words[slot]].bytes;
-
-        if (s.n == n && memcmp(s.p, p, n) == 0)
-            return tok->words[slot];
-    }
-    return -1;
+    slot = find_slot(tok, p, n, &tag);
+    return slot != NULL ? slot->id : -1;
 }
 
 void eng_ids_grow(struct eng_ids *ids)
@@ -246,26 +266,21 @@ static enum base_code index_words(struct eng_tokenizer *tok, struct base_err *er
     tok->words = base_try_zarray(size, sizeof(*tok->words));
     if (tok->words == NULL)
         return base_fail(err, BASE_NO_MEMORY, 0, "index of %u tokens", tok->n_tokens);
-    memset(tok->words, 0xff, (size_t)size * sizeof(*tok->words));
+    memset(tok->words, 0xff, (size_t)size * sizeof(*tok->words)); /* all ids -1 */
     for (uint32_t i = 0; i < tok->n_tokens; i++) {
         struct eng_token *t = &tok->tokens[i];
-        uint32_t slot, probes = 0;
+        struct eng_word_slot *slot;
+        uint32_t tag;
 
         if (!is_word(t) || t->bytes.n == 0)
             continue;
         if (t->bytes.n > tok->longest_word)
             tok->longest_word = (uint32_t)t->bytes.n;
-        slot = (uint32_t)eng_tok_hash(tok->seed, t->bytes.p, t->bytes.n) & tok->words_mask;
-        for (; tok->words[slot] >= 0; slot = (slot + 1) & tok->words_mask) {
-            struct eng_str s = tok->tokens[tok->words[slot]].bytes;
-
-            if (s.n == t->bytes.n && memcmp(s.p, t->bytes.p, s.n) == 0)
-                break;
-            if (++probes > ENG_PROBE_MAX)
-                return base_fail(err, BASE_INVALID, 0, "vocabulary cannot be indexed at token %u", i);
-        }
-        if (tok->words[slot] < 0)
-            tok->words[slot] = (int32_t)i;
+        slot = find_slot(tok, t->bytes.p, t->bytes.n, &tag);
+        if (slot == NULL)
+            return base_fail(err, BASE_INVALID, 0, "vocabulary cannot be indexed at token %u", i);
+        if (slot->id < 0)
+            *slot = (struct eng_word_slot){(int32_t)i, tag};
     }
     return BASE_OK;
 }

@@ -29,6 +29,11 @@ struct eng_token {
     bool strip_after; /* blanks after it in a prompt are dropped (Phi-3) */
 };
 
+struct eng_word_slot {
+    int32_t id;   /* -1: free */
+    uint32_t tag; /* other bits of the hash: most misses end here, without a look at the token */
+};
+
 struct eng_merge_slot {
     uint64_t pair; /* left id << 32 | right id; UINT64_MAX: free */
     uint32_t rank;
@@ -60,7 +65,7 @@ struct eng_tokenizer {
     uint64_t seed;
 
     uint32_t words_mask;
-    int32_t *words; /* hash of bytes -> id; -1: free */
+    struct eng_word_slot *words; /* hash of bytes -> id */
     uint32_t merges_mask;
     struct eng_merge_slot *merges;
     uint32_t longest_word;  /* bytes */
