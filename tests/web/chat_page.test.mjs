@@ -482,6 +482,34 @@ const cases = [
     await lastAnswer(page).getByText('Your session has ended').waitFor();
   })],
 
+  ['test_session__another_person_sees_nothing_of_the_first', () => withPage(async page => {
+    scripted();
+    await ask(page, 'hello from ada');
+    await page.fill('#composer', 'a draft of ada');
+    await page.waitForFunction(() => sessionStorage.getItem('gatehouse.draft') === 'a draft of ada');
+    server.subject = 'bob@example.org';
+    try {
+      for (const again of ['in the same page', 'after a reload']) {
+        if (again === 'in the same page') {
+          server.sessions.clear();
+          await page.getByRole('button', { name: 'Send' }).click();
+          await page.getByRole('heading', { name: 'Please sign in' }).waitFor();
+          await page.context().request.get(server.signInLink);
+          await page.getByRole('button', { name: 'Check again' }).click();
+        } else {
+          await page.evaluate(() => sessionStorage.setItem('gatehouse.draft', 'a draft of bob'));
+          server.subject = 'eve@example.org';
+          await page.goto(base);
+        }
+        await page.getByRole('heading', { name: 'What are you working on?' }).waitFor();
+        assert.equal(await page.locator('#composer').inputValue(), '', again);
+        assert.equal(await page.locator('.turn, .chat-entry').count(), 0, again);
+      }
+    } finally {
+      server.subject = 'ada@example.org';
+    }
+  })],
+
   ['test_session__sign_out_forgets_everything', () => withPage(async page => {
     scripted();
     await ask(page, 'hello');
@@ -527,6 +555,14 @@ const cases = [
       return;
     await area.fill('hello');
     assert.equal(await prevented({}), true);
+    await page.locator('.turn').waitFor();
+  })],
+
+  ['test_composer__a_double_click_sends_and_does_not_stop', () => withPage(async page => {
+    scripted();
+    await page.fill('#composer', 'hello');
+    await page.getByRole('button', { name: 'Send' }).dblclick();
+    await lastAnswer(page).getByText('The second part.').waitFor();
     assert.equal(await page.locator('.turn').count(), 1);
   })],
 

@@ -198,6 +198,7 @@ export class PageServer {
   requests = [];       // chat requests, as {headers, body}
   sessions = new Set();
   models = MODELS;
+  subject = 'ada@example.org';
   #gates = new Map();
 
   async start(port = 0) {
@@ -252,7 +253,7 @@ export class PageServer {
       return this.json(response, 403, { error: { message: 'The request did not come from this page.', code: 'csrf' } });
     switch (key) {
       case 'GET /auth/session':
-        return this.json(response, 200, { subject: 'ada@example.org', roles: ['employee', 'finance'], csrf_token: CSRF, expires_at: Math.floor(Date.now() / 1000) + 28_800 });
+        return this.json(response, 200, { subject: this.subject, roles: ['employee', 'finance'], csrf_token: CSRF, expires_at: Math.floor(Date.now() / 1000) + 28_800 });
       case 'POST /auth/logout':
         this.sessions.clear();
         return this.json(response, 200, {});

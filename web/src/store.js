@@ -10,6 +10,8 @@ import { CLASSES, stricter } from './classes.js';
 import { t } from './strings.js';
 
 const DRAFT_KEY = 'gatehouse.draft';
+const SUBJECT_KEY = 'gatehouse.subject'; // whose draft it is
+const DRAFT_DELAY_MS = 250;
 const TITLE_CHARS = 48;
 const SAY_EVERY_MS = 7000;
 const BUSY = new Set(['checking', 'waiting', 'starting', 'writing']);
@@ -60,7 +62,9 @@ class Store {
   chats = [];
   chat = null;
   draft = '';
+  onDraft = null;      // redraws the message field alone: a key press must not redraw the whole chat
   said = '';           // for the status region: what a screen reader should hear
+  #draftTimer = 0;
   #listeners = new Set();
 
   subscribe(listener) {
@@ -82,7 +86,8 @@ class Store {
 
   async start() {
     this.newChat();
-    this.draft = readDraft();
+    this.draft = recall(DRAFT_KEY);
+    window.addEventListener('pagehide', () => this.#keepDraft());
     await this.checkSession();
   }
 
@@ -90,6 +95,7 @@ class Store {
     const asked = this.session === null;
     try {
       this.session = await fetchSession();
+      this.#sameOrForget(this.session?.subject);
       this.signInNote = asked && !this.session ? t.signInStill : '';
     } catch {
       this.session = null;
@@ -121,16 +127,32 @@ class Store {
       if (error.status !== 401)
         return this.say(t.signOutFailed);
     }
+    this.#forget();
+    this.session = null;
+    this.signInNote = '';
+    this.emit();
+  }
+
+  // Another person may sign in where a session had ended: nothing of the former one may be there then.
+  #sameOrForget(subject) {
+    if (!subject)
+      return;
+    const former = recall(SUBJECT_KEY);
+    if (former && former !== subject)
+      this.#forget();
+    keep(SUBJECT_KEY, subject);
+  }
+
+  #forget() {
     for (const chat of this.chats)
       this.stop(chat);
     this.chats = [];
     this.models = null;
     this.modelId = '';
-    this.setDraft('');
     this.newChat();
-    this.session = null;
-    this.signInNote = '';
-    this.emit();
+    this.setDraft('');
+    this.#keepDraft();
+    keep(SUBJECT_KEY, '');
   }
 
   get model() {
@@ -159,8 +181,14 @@ class Store {
 
   setDraft(text) {
     this.draft = text;
-    writeDraft(text);
-    this.emit();
+    clearTimeout(this.#draftTimer);
+    this.#draftTimer = setTimeout(() => this.#keepDraft(), DRAFT_DELAY_MS);
+    this.onDraft?.();
+  }
+
+  #keepDraft() {
+    clearTimeout(this.#draftTimer);
+    keep(DRAFT_KEY, this.draft);
   }
 
   // A class can be raised by hand, never lowered under what an earlier message of the chat was marked with: that
@@ -292,23 +320,23 @@ function title(text) {
   return line.length > TITLE_CHARS ? `${line.slice(0, TITLE_CHARS).trimEnd()}…` : line;
 }
 
-// Storage may be switched off by the browser's settings: then there is no draft after a reload, and that is all.
-function readDraft() {
+// Storage may be switched off by the browser's settings, or full: then there is no draft after a reload, and that is all.
+function recall(key) {
   try {
-    return sessionStorage.getItem(DRAFT_KEY) ?? '';
+    return sessionStorage.getItem(key) ?? '';
   } catch {
     return '';
   }
 }
 
-function writeDraft(text) {
+function keep(key, text) {
   try {
     if (text)
-      sessionStorage.setItem(DRAFT_KEY, text);
+      sessionStorage.setItem(key, text);
     else
-      sessionStorage.removeItem(DRAFT_KEY);
+      sessionStorage.removeItem(key);
   } catch {
-    // see readDraft
+    // see recall
   }
 }
 

@@ -1,6 +1,6 @@
 // Where a message is written: draft, data class, send and stop.
 
-import { useLayoutEffect, useRef } from 'preact/hooks';
+import { useLayoutEffect, useReducer } from 'preact/hooks';
 import { allows, rank } from '../classes.js';
 import { store } from '../store.js';
 import { t } from '../strings.js';
@@ -10,6 +10,12 @@ import { SendIcon, ShieldIcon, StopIcon } from './icons.jsx';
 import { touch } from './touch.js';
 
 const MAX_HEIGHT_PX = 260;
+
+// The stop button stands where the send button was: the second half of a double click is not meant for it.
+function stop(event) {
+  if (event.detail < 2)
+    store.stop();
+}
 
 // An input method confirms its word with Enter; keyCode 229 is how some browsers say so after the composition ended.
 function sends(event) {
@@ -21,8 +27,12 @@ export function Composer({ inputRef, onSend }) {
   const { draft, busy, model, stated } = store;
   const tooLow = model && !allows(model.maxClass, stated);
   const ready = draft.trim() !== '' && !busy && model && !tooLow;
-  const form = useRef();
+  const [, redraw] = useReducer(n => n + 1, 0);
 
+  useLayoutEffect(() => {
+    store.onDraft = redraw;
+    return () => { store.onDraft = null; };
+  }, []);
   useLayoutEffect(() => {
     const area = inputRef.current;
     area.style.height = 'auto'; // through the CSSOM, which the page's policy allows; a style attribute it does not
@@ -38,7 +48,7 @@ export function Composer({ inputRef, onSend }) {
   };
 
   return (
-    <form class="composer" ref={form} onSubmit={submit}>
+    <form class="composer" onSubmit={submit}>
       {tooLow && (
         <p class="composer-note" id="too-low">{t.modelTooLow(model.id, className(model.maxClass), className(stated))}</p>
       )}
@@ -52,7 +62,7 @@ export function Composer({ inputRef, onSend }) {
           <ClassChoice />
           <span class="hint" id="hint">{t.hintEnter}</span>
           {busy
-            ? <button type="button" class="primary round" onClick={() => store.stop()}><StopIcon /><span class="sr-only">{t.stop}</span></button>
+            ? <button type="button" class="primary round" onClick={stop}><StopIcon /><span class="sr-only">{t.stop}</span></button>
             : <button type="submit" class="primary round" disabled={!ready}><SendIcon /><span class="sr-only">{t.send}</span></button>}
         </div>
       </div>
