@@ -9,6 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#if defined(ENG_HAVE_X86_KERNELS)
+#include <cpuid.h>
+#endif
 
 struct eng_buf {
     float *data;
@@ -554,6 +557,23 @@ static enum base_code cpu_finish(struct eng_device *dev, struct base_err *err)
         .gather = cpu_gather, .finish = cpu_finish                                                                \
     }
 
+#if defined(ENG_HAVE_X86_KERNELS)
+static bool has_avx2(void)
+{
+    unsigned a, b, c = 0, d;
+
+    /* Not every compiler's cpu_supports knows F16C: bit 29 of leaf 1. */
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) != 0 &&
+           (c & 1u << 29) != 0;
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
 const struct eng_ops *eng_ops_cpu(const char *kernels)
 {
     static const struct eng_ops scalar = CPU_OPS("scalar", open_scalar);
@@ -563,12 +583,9 @@ const struct eng_ops *eng_ops_cpu(const char *kernels)
     static const struct eng_ops avx2 = CPU_OPS("avx2", open_avx2), avx512 = CPU_OPS("avx512", open_avx512);
 
     __builtin_cpu_init();
-    if ((automatic || strcmp(kernels, "avx512") == 0) && __builtin_cpu_supports("avx512f") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vnni"))
+    if ((automatic || strcmp(kernels, "avx512") == 0) && has_avx512())
         return &avx512;
-    if ((automatic || strcmp(kernels, "avx2") == 0) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-        __builtin_cpu_supports("f16c"))
+    if ((automatic || strcmp(kernels, "avx2") == 0) && has_avx2())
         return &avx2;
 #endif
     return automatic || strcmp(kernels, "scalar") == 0 ? &scalar : NULL;

@@ -53,10 +53,11 @@ static void simd_to_f16(const float *x, uint16_t *out, size_t n)
         out[i] = eng_f32_to_f16(x[i]);
 }
 
-/* Sixteen values at 127/max; gives minus their sum. */
+/* Sixteen values at 127/max; gives minus their sum. The clamp changes no number, but a broken file's infinities and NaN become 127
+ * instead of integers whose sum overflows. */
 INLINE int32_t quantize_half(vf x, vf inverse, int8_t *q)
 {
-    vi v = vi_from_f(vf_mul(x, inverse));
+    vi v = vi_from_f(vf_max(vf_min(vf_mul(x, inverse), vf_set1(127)), vf_set1(-127)));
 
     vi_store_i8(q, v);
     return -vi_sum(v);
