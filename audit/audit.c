@@ -1,16 +1,19 @@
-/* The public face of audit/: takes records, makes them durable on the audit thread, hands them to the shipper. See audit.h.
+/* The public face of audit/: takes records, makes them durable on the audit thread, hands them to the
+ * shipper. See audit.h.
  *
  *   aud_append (any thread): check, copy, queue
  *        |
- *   audit thread: take all that is queued -> [mapping, person key,] record for each -> one write, one fdatasync -> callbacks
+ *   audit thread: take all that is queued -> [mapping, person key,] record for each -> one write, one
+ * fdatasync -> callbacks
  *        |
  *   shipping thread (ship.h): journal -> Postgres
  *
  * Invariants:
  *   1. a callback says BASE_OK only after the commit that holds its record returned BASE_OK;
- *   2. a person's key record is in the same commit as the first content sealed with it, or in an earlier one that succeeded;
- *   3. room: what is durable plus what is queued stays below the cap. Intents and events stop at 15/16 of it, so that requests
- *      that were let in can still write their outcomes.
+ *   2. a person's key record is in the same commit as the first content sealed with it, or in an earlier one
+ * that succeeded;
+ *   3. room: what is durable plus what is queued stays below the cap. Intents and events stop at 15/16 of it,
+ * so that requests that were let in can still write their outcomes.
  */
 #include "audit/audit.h"
 
@@ -35,8 +38,8 @@
 #define COMMIT_ITEMS_MAX      4096u
 #define IDLE_MS               500u
 #define TIDY_AGE_MS           (15u * 60u * 1000u)
-#define RESERVE_PARTS         16u  /* the last part of the cap and of the queue is for outcomes */
-#define RECORD_OVERHEAD       512u /* frame, hash and numbers */
+#define RESERVE_PARTS         16u   /* the last part of the cap and of the queue is for outcomes */
+#define RECORD_OVERHEAD       512u  /* frame, hash and numbers */
 #define PERSON_OVERHEAD       2048u /* a mapping and a key record, when the person is new */
 
 /* One queued record; the texts are copied behind it. */
@@ -58,6 +61,7 @@ struct aud {
     struct aud_journal *journal;
     struct aud_sealer *sealer;
     struct aud_sink *sink;
+    struct aud_kept *kept;       /* with a sink alone */
     struct aud_shipper *shipper; /* NULL without a writer_dsn */
     struct base_queue *queue;
     pthread_t thread;
@@ -110,7 +114,8 @@ static size_t bounded_len(const char *s)
     return s != NULL ? strnlen(s, AUD_TEXT_MAX + 1) : 0;
 }
 
-/* Bytes that the copies of all texts need, each with a NUL. A text past its limit is found by aud_record_check. */
+/* Bytes that the copies of all texts need, each with a NUL. A text past its limit is found by
+ * aud_record_check. */
 static size_t texts_size(const struct aud_record *r)
 {
     size_t n = bounded_len(r->issuer) + bounded_len(r->subject) + 2;
@@ -179,7 +184,8 @@ static enum base_code check_sizes(const struct aud_record *r, struct base_err *e
     if (r->n_reasons > AUD_REASONS_MAX)
         return base_fail(err, BASE_TOO_LARGE, 0, "%u reasons, limit %u", r->n_reasons, AUD_REASONS_MAX);
     if (r->content != NULL && r->content_len > AUD_CONTENT_MAX)
-        return base_fail(err, BASE_TOO_LARGE, 0, "content of %zu bytes, limit %u", r->content_len, AUD_CONTENT_MAX);
+        return base_fail(err, BASE_TOO_LARGE, 0, "content of %zu bytes, limit %u", r->content_len,
+                         AUD_CONTENT_MAX);
     if (bounded_len(r->issuer) > AUD_TEXT_MAX || bounded_len(r->subject) > AUD_TEXT_MAX)
         return base_fail(err, BASE_TOO_LARGE, 0, "issuer or subject passes %u bytes", AUD_TEXT_MAX);
     return BASE_OK;
@@ -197,15 +203,16 @@ static enum base_code check_room(struct aud *aud, enum aud_kind kind, size_t siz
     if (!reserve && atomic_load(&aud->disk_refuses))
         return base_fail(err, BASE_FULL, 0, "the disk of the audit journal takes no more");
     if (aud_journal_bytes(aud->journal) + queued + size > limit)
-        return base_fail(err, BASE_FULL, 0, "the audit journal is at its cap of %llu bytes", (unsigned long long)aud->max_bytes);
+        return base_fail(err, BASE_FULL, 0, "the audit journal is at its cap of %llu bytes",
+                         (unsigned long long)aud->max_bytes);
     if (queued + size > QUEUE_BYTES_MAX ||
         (!reserve && base_queue_depth(aud->queue) >= QUEUE_MAX - QUEUE_MAX / RESERVE_PARTS))
         return base_fail(err, BASE_FULL, 0, "too many audit records are waiting for the disk");
     return BASE_OK;
 }
 
-enum base_code aud_append(struct aud *aud, const struct aud_record *record, aud_durable_fn *on_durable, void *user,
-                          struct base_err *err)
+enum base_code aud_append(struct aud *aud, const struct aud_record *record, aud_durable_fn *on_durable,
+                          void *user, struct base_err *err)
 {
     size_t texts, content, size;
     struct item *item;
@@ -237,7 +244,9 @@ enum base_code aud_append(struct aud *aud, const struct aud_record *record, aud_
         if (rc == BASE_OK)
             return BASE_OK;
         atomic_fetch_sub(&aud->queued_bytes, size);
-        base_fail(err, rc, 0, rc == BASE_FULL ? "too many audit records are waiting for the disk" : "the journal is closed");
+        base_fail(err, rc, 0,
+                  rc == BASE_FULL ? "too many audit records are waiting for the disk"
+                                  : "the journal is closed");
     }
     item_free(item);
     return rc;
@@ -255,8 +264,10 @@ static unsigned char *sealed_room(struct aud *aud, size_t n)
     return aud->sealed;
 }
 
-/* A person whom this process meets for the first time (or again after their key's life): who they are, and their new key. */
-static enum base_code add_person(struct aud *aud, const struct item *item, struct aud_person *person, struct base_err *err)
+/* A person whom this process meets for the first time (or again after their key's life): who they are, and
+ * their new key. */
+static enum base_code add_person(struct aud *aud, const struct item *item, struct aud_person *person,
+                                 struct base_err *err)
 {
     unsigned char payload[AUD_MAPPING_SEALED_MAX];
     struct aud_fields base = {.wall_us = item->fields.wall_us}, f;
@@ -313,7 +324,8 @@ static void log_commit(struct aud *aud, enum base_code rc, const struct base_err
     if (atomic_exchange(&aud->disk_refuses, refuses) == refuses)
         return;
     if (refuses)
-        base_log_err(BASE_LOG_ERROR, "audit.journal_refused", "no request is let in until audit records can be written", err);
+        base_log_err(BASE_LOG_ERROR, "audit.journal_refused",
+                     "no request is let in until audit records can be written", err);
     else
         base_log(BASE_LOG_INFO, "audit.journal_writable", "audit records can be written again");
 }
@@ -388,7 +400,8 @@ static void *run(void *arg)
 
 /* --- opening and closing --- */
 
-/* A new journal goes on where the database says; an old one must not be behind it. The database may be away. */
+/* A new journal goes on where the database says; an old one must not be behind it. The database may be away.
+ */
 static enum base_code find_head(struct aud *aud, struct base_err *err)
 {
     struct aud_hash head = AUD_CHAIN_START;
@@ -399,8 +412,9 @@ static enum base_code find_head(struct aud *aud, struct base_err *err)
     if (aud->sink != NULL) {
         rc = aud_sink_head(aud->sink, &next_seq, &head, err);
         if (rc == BASE_UNAVAILABLE || rc == BASE_TIMEOUT) {
-            base_log(BASE_LOG_WARN, "audit.database_away", is_new ? "a new chain begins without asking the database"
-                                                                   : "the chain goes on from the journal");
+            base_log(BASE_LOG_WARN, "audit.database_away",
+                     is_new ? "a new chain begins without asking the database"
+                            : "the chain goes on from the journal");
             return is_new ? aud_journal_start(aud->journal, 0, &AUD_CHAIN_START, err) : BASE_OK;
         }
     }
@@ -432,6 +446,7 @@ static enum base_code check_options(const struct aud_options *o, struct base_err
 static void aud_free(struct aud *aud)
 {
     aud_sink_free(aud->sink);
+    aud_kept_free(aud->kept);
     aud_journal_free(aud->journal);
     aud_sealer_free(aud->sealer);
     if (aud->queue != NULL)
@@ -452,8 +467,10 @@ enum base_code aud_open(struct aud **ret_aud, const struct aud_options *options,
     aud->max_bytes = options->journal_max_bytes != 0 ? options->journal_max_bytes : JOURNAL_BYTES_DEFAULT;
     aud->sealer = aud_sealer_new(options->kek, options->pseudonym_key, options->epoch);
     rc = aud_journal_open(&aud->journal, options->journal_dir, options->instance, aud->max_bytes, err);
-    if (rc == BASE_OK && options->writer_dsn != NULL)
+    if (rc == BASE_OK && options->writer_dsn != NULL) {
         aud->sink = aud_sink_new(options->writer_dsn, options->mapper_dsn, options->instance, aud->sealer);
+        rc = aud_kept_open(&aud->kept, options->journal_dir, err);
+    }
     if (rc == BASE_OK)
         rc = find_head(aud, err);
     if (rc != BASE_OK) {
@@ -463,7 +480,7 @@ enum base_code aud_open(struct aud **ret_aud, const struct aud_options *options,
     aud->queue = base_queue_new(QUEUE_MAX);
     aud->batch = base_alloc(COMMIT_ITEMS_MAX * sizeof(struct item *));
     if (aud->sink != NULL)
-        aud->shipper = aud_shipper_new(aud->journal, aud->sink, options->instance);
+        aud->shipper = aud_shipper_new(aud->journal, aud->sink, aud->kept, options->instance);
     if (pthread_create(&aud->thread, NULL, run, aud) != 0)
         abort();
     *ret_aud = aud;
@@ -481,7 +498,8 @@ void aud_close(struct aud *aud, unsigned ship_ms)
     aud_free(aud);
 }
 
-void aud_pseudonym(const struct aud *aud, const char *issuer, const char *subject, char out[AUD_PSEUDONYM_MAX])
+void aud_pseudonym(const struct aud *aud, const char *issuer, const char *subject,
+                   char out[AUD_PSEUDONYM_MAX])
 {
     aud_sealer_pseudonym(aud->sealer, issuer, subject, out);
 }

@@ -1,4 +1,5 @@
-/* The hash chain of one instance: domain-separated SHA-256 as in RFC 6962 section 2.1, linked instead of treed.
+/* The hash chain of one instance: domain-separated SHA-256 as in RFC 6962 section 2.1, linked instead of
+ * treed.
  *
  *     leaf(record)  = SHA-256(0x00 || canonical)
  *     hash(record)  = SHA-256(0x01 || hash(record before) || leaf(record));  before the first: 32 zero bytes

@@ -1,7 +1,7 @@
 /* The commands `gatehouse audit list|show|verify`. See audit.h.
  *
- * What stands in records was chosen by clients (model names, request ids) or by a model (content): nothing of it reaches a
- * terminal with its control characters.
+ * What stands in records was chosen by clients (model names, request ids) or by a model (content): nothing of
+ * it reaches a terminal with its control characters.
  *
  * Exit status: 0 done (verify: intact), 1 not found (verify: not intact), 2 wrong use or could not be done.
  */
@@ -25,12 +25,11 @@
 
 enum { EXIT_DONE = 0, EXIT_NO = 1, EXIT_TROUBLE = 2 };
 
-static const char help_top[] =
-    "usage: gatehouse audit list|show|verify [options]\n"
-    "  list      requests and events, newest first\n"
-    "  show      everything about one request\n"
-    "  verify    proves that no record was changed, removed or inserted\n"
-    "Each has --help.\n";
+static const char help_top[] = "usage: gatehouse audit list|show|verify [options]\n"
+                               "  list      requests and events, newest first\n"
+                               "  show      everything about one request\n"
+                               "  verify    proves that no record was changed, removed or inserted\n"
+                               "Each has --help.\n";
 
 static const char help_list[] =
     "usage: gatehouse audit list [options]\n"
@@ -40,7 +39,8 @@ static const char help_list[] =
     "  --person P       this pseudonym\n"
     "  --model M        asked for this model or answered by this route\n"
     "  --class C        public, internal, confidential, secret\n"
-    "  --status S       ok, error, cancelled, blocked, denied, ... or 'no outcome' (still running, or cut off by a crash)\n"
+    "  --status S       ok, error, cancelled, blocked, denied, ... or 'no outcome' (still running, or cut "
+    "off by a crash)\n"
     "  --request ID     this request\n"
     "  --json           one JSON object per line\n";
 
@@ -52,7 +52,8 @@ static const char help_show[] =
 
 static const char help_verify[] =
     "usage: gatehouse audit verify [options]\n"
-    "Recomputes every hash chain in the database, compares each column with the bytes that were hashed, and checks that this\n"
+    "Recomputes every hash chain in the database, compares each column with the bytes that were hashed, and "
+    "checks that this\n"
     "machine's journal goes on where the database ends. Needs no key.\n"
     "  --instance I     this gateway's chain alone\n"
     "  --no-journal     the database alone (on another machine than the gateway's)\n"
@@ -61,7 +62,8 @@ static const char help_verify[] =
 
 /* --- printing --- */
 
-/* Text from outside: control characters (C0, DEL, C1), invisible direction marks and bytes that are no UTF-8 become '?'. */
+/* Text from outside: control characters (C0, DEL, C1), invisible direction marks and bytes that are no UTF-8
+ * become '?'. */
 static void print_safe(const char *s, size_t n, bool lines)
 {
     bool valid = base_utf8_valid(s, n);
@@ -69,8 +71,8 @@ static void print_safe(const char *s, size_t n, bool lines)
     for (size_t i = 0; i < n;) {
         uint32_t c = (unsigned char)s[i];
         size_t len = valid ? base_utf8_decode(s + i, n - i, &c) : 1;
-        bool control = c < 0x20 || (c >= 0x7f && c < 0xa0) || (c >= 0x200b && c <= 0x200f) || (c >= 0x2028 && c <= 0x202e) ||
-                       (c >= 0x2066 && c <= 0x2069) || (!valid && c > 0x7e);
+        bool control = c < 0x20 || (c >= 0x7f && c < 0xa0) || (c >= 0x200b && c <= 0x200f) ||
+                       (c >= 0x2028 && c <= 0x202e) || (c >= 0x2066 && c <= 0x2069) || (!valid && c > 0x7e);
 
         if (lines && (c == '\n' || c == '\t'))
             control = false;
@@ -126,7 +128,8 @@ static int trouble(const struct base_err *err)
 
 /* --- list --- */
 
-/* "24h" -> "now() minus that" as a timestamp text; anything else is handed to Postgres. out must live as long as the query. */
+/* "24h" -> "now() minus that" as a timestamp text; anything else is handed to Postgres. out must live as long
+ * as the query. */
 static const char *time_option(const char *s, char out[64])
 {
     size_t n = strlen(s);
@@ -134,7 +137,11 @@ static const char *time_option(const char *s, char out[64])
     int64_t unit = 0;
 
     if (n >= 2)
-        unit = s[n - 1] == 's' ? 1 : s[n - 1] == 'm' ? 60 : s[n - 1] == 'h' ? 3600 : s[n - 1] == 'd' ? 86400 : 0;
+        unit = s[n - 1] == 's'   ? 1
+               : s[n - 1] == 'm' ? 60
+               : s[n - 1] == 'h' ? 3600
+               : s[n - 1] == 'd' ? 86400
+                                 : 0;
     if (unit == 0 || base_parse_u64(s, n - 1, 1000000, &count) != BASE_OK)
         return s;
     base_rfc3339(base_wall_us() - (int64_t)count * unit * 1000000, out);
@@ -142,9 +149,10 @@ static const char *time_option(const char *s, char out[64])
 }
 
 static const char *const list_names[AUD_N_LIST_COLUMNS] = {
-    "instance", "seq",      "kind",   "time",       "request_id", "person", "tenant",        "api",
-    "model",    "route",    "class",  "decision",   "status",     "error",  "action",        "target",
-    "prompt_tokens", "completion_tokens", "released_bytes", "duration_us",
+    "instance",       "seq",         "kind",   "time",   "request_id",    "person",
+    "tenant",         "api",         "model",  "route",  "class",         "decision",
+    "status",         "error",       "action", "target", "prompt_tokens", "completion_tokens",
+    "released_bytes", "duration_us",
 };
 
 static void list_json(const struct base_pg_rows *rows, unsigned row)
@@ -184,7 +192,8 @@ static void list_row(const struct base_pg_rows *rows, unsigned row)
     base_rfc3339(base_pg_int(rows, row, AUD_L_WALL_US), wall);
     wall[19] = 'Z'; /* whole seconds are enough for a table */
     wall[20] = '\0';
-    snprintf(place, sizeof(place), "%s:%lld", base_pg_text(rows, row, AUD_L_INSTANCE), (long long)base_pg_int(rows, row, AUD_L_SEQ));
+    snprintf(place, sizeof(place), "%s:%lld", base_pg_text(rows, row, AUD_L_INSTANCE),
+             (long long)base_pg_int(rows, row, AUD_L_SEQ));
     snprintf(tokens, sizeof(tokens), "%lld/%lld", (long long)base_pg_int(rows, row, AUD_L_PROMPT_TOKENS),
              (long long)base_pg_int(rows, row, AUD_L_COMPLETION_TOKENS));
     print_cell(wall, 20);
@@ -217,11 +226,16 @@ static void list_head(void)
 static int list_main(int argc, char **argv, const struct aud_cli_options *options)
 {
     static const struct option longopts[] = {
-        {"limit", required_argument, NULL, 'n'},  {"since", required_argument, NULL, 'f'},
-        {"until", required_argument, NULL, 'u'},  {"person", required_argument, NULL, 'p'},
-        {"model", required_argument, NULL, 'm'},  {"class", required_argument, NULL, 'c'},
-        {"status", required_argument, NULL, 's'}, {"request", required_argument, NULL, 'r'},
-        {"json", no_argument, NULL, 'j'},         {"help", no_argument, NULL, 'h'},
+        {"limit", required_argument, NULL, 'n'},
+        {"since", required_argument, NULL, 'f'},
+        {"until", required_argument, NULL, 'u'},
+        {"person", required_argument, NULL, 'p'},
+        {"model", required_argument, NULL, 'm'},
+        {"class", required_argument, NULL, 'c'},
+        {"status", required_argument, NULL, 's'},
+        {"request", required_argument, NULL, 'r'},
+        {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     auto_pg_rows struct base_pg_rows *rows = NULL;
@@ -297,7 +311,8 @@ static void show_record(const struct aud_shown *shown)
     char wall[BASE_RFC3339_MAX];
 
     base_rfc3339(f->wall_us, wall);
-    printf("%s %.*s:%llu  %s\n", aud_kind_name(f->kind), (int)f->instance.len, f->instance.at, (unsigned long long)f->seq, wall);
+    printf("%s %.*s:%llu  %s\n", aud_kind_name(f->kind), (int)f->instance.len, f->instance.at,
+           (unsigned long long)f->seq, wall);
     for (unsigned i = 0; i < AUD_N_TEXTS; i++)
         show_line(aud_text_names[i], f->texts[i].at, f->texts[i].len);
     show_reasons(f);
@@ -374,7 +389,10 @@ static int show_found(struct base_pg *pg, const char *what, const struct base_se
 static int show_main(int argc, char **argv, const struct aud_cli_options *options)
 {
     static const struct option longopts[] = {
-        {"content", no_argument, NULL, 'c'}, {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0},
+        {"content", no_argument, NULL, 'c'},
+        {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     auto_secret struct base_secret *kek = NULL;
     auto_pg struct base_pg *pg = NULL;
@@ -395,7 +413,8 @@ static int show_main(int argc, char **argv, const struct aud_cli_options *option
         return EXIT_TROUBLE;
     }
     if (options->reader_dsn == NULL || (content && options->kek_file == NULL)) {
-        fprintf(stderr, "gatehouse audit: %s is not configured\n", options->reader_dsn == NULL ? "reader_dsn" : "kek_file");
+        fprintf(stderr, "gatehouse audit: %s is not configured\n",
+                options->reader_dsn == NULL ? "reader_dsn" : "kek_file");
         return EXIT_TROUBLE;
     }
     if (content && base_secret_read_key_file(&kek, options->kek_file, &err) != BASE_OK)
@@ -438,8 +457,9 @@ static void verify_text(const struct aud_verify_result *r, const char *head)
         printf("\nnot intact: %llu records before it verified\n", (unsigned long long)r->n_records);
         return;
     }
-    printf("intact: %llu record%s of %llu instance%s, head %s", (unsigned long long)r->n_records, r->n_records == 1 ? "" : "s",
-           (unsigned long long)r->n_instances, r->n_instances == 1 ? "" : "s", head);
+    printf("intact: %llu record%s of %llu instance%s, head %s", (unsigned long long)r->n_records,
+           r->n_records == 1 ? "" : "s", (unsigned long long)r->n_instances, r->n_instances == 1 ? "" : "s",
+           head);
     if (r->n_unshipped > 0)
         printf(", %llu more in the journal", (unsigned long long)r->n_unshipped);
     if (r->n_keys_gone > 0)
@@ -450,8 +470,10 @@ static void verify_text(const struct aud_verify_result *r, const char *head)
 static int verify_main(int argc, char **argv, const struct aud_cli_options *options)
 {
     static const struct option longopts[] = {
-        {"instance", required_argument, NULL, 'i'}, {"no-journal", no_argument, NULL, 'd'},
-        {"json", no_argument, NULL, 'j'},           {"help", no_argument, NULL, 'h'},
+        {"instance", required_argument, NULL, 'i'},
+        {"no-journal", no_argument, NULL, 'd'},
+        {"json", no_argument, NULL, 'j'},
+        {"help", no_argument, NULL, 'h'},
         {NULL, 0, NULL, 0},
     };
     struct aud_verify_options verify = {

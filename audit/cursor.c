@@ -1,8 +1,9 @@
 /* Reading the journal back, record by record. See journal.h.
  *
- * A cursor of an open journal reads no further than what is durable; a cursor of a folder reads what it finds, and takes an
- * incomplete or torn frame in the newest file for the end (its writer may be at work). The file is read with pread through a
- * buffer, never mapped: a writer that cuts a torn tail would turn a map into SIGBUS.
+ * A cursor of an open journal reads no further than what is durable; a cursor of a folder reads what it
+ * finds, and takes an incomplete or torn frame in the newest file for the end (its writer may be at work).
+ * The file is read with pread through a buffer, never mapped: a writer that cuts a torn tail would turn a map
+ * into SIGBUS.
  */
 #include "audit/journal_priv.h"
 
@@ -20,7 +21,8 @@ struct aud_cursor {
     struct aud_journal *journal; /* NULL: a folder that someone else may write */
     char *dir;
     int fd;
-    struct segment segment; /* of the open file; of a folder: next_seq is the next segment's first, UINT64_MAX for the newest */
+    struct segment segment; /* of the open file; of a folder: next_seq is the next segment's first, UINT64_MAX
+                               for the newest */
     uint64_t seq;           /* of the next record */
     uint64_t offset;        /* of the next frame in the file */
     struct aud_hash prev;   /* before the next record */
@@ -51,7 +53,8 @@ void aud_cursor_free(struct aud_cursor *c)
 }
 
 /* The segment that holds `seq`, or whose end it is (the newest one only). */
-static enum base_code find_segment(struct aud_cursor *c, uint64_t seq, struct segment *ret_segment, struct base_err *err)
+static enum base_code find_segment(struct aud_cursor *c, uint64_t seq, struct segment *ret_segment,
+                                   struct base_err *err)
 {
     auto_free uint64_t *seqs = NULL;
     struct segment found = {.first_seq = UINT64_MAX};
@@ -65,7 +68,8 @@ static enum base_code find_segment(struct aud_cursor *c, uint64_t seq, struct se
                 found = c->journal->segments[i];
         pthread_mutex_unlock(&c->journal->lock);
         if (found.first_seq == UINT64_MAX || seq > found.next_seq)
-            return base_fail(err, BASE_NOT_FOUND, 0, "journal %s does not hold record %llu", c->dir, (unsigned long long)seq);
+            return base_fail(err, BASE_NOT_FOUND, 0, "journal %s does not hold record %llu", c->dir,
+                             (unsigned long long)seq);
         *ret_segment = found;
         return BASE_OK;
     }
@@ -76,13 +80,16 @@ static enum base_code find_segment(struct aud_cursor *c, uint64_t seq, struct se
         if (seqs[i] <= seq)
             found = (struct segment){seqs[i], i + 1 < n ? seqs[i + 1] : UINT64_MAX, UINT64_MAX};
     if (found.first_seq == UINT64_MAX)
-        return base_fail(err, BASE_NOT_FOUND, 0, "journal %s does not hold record %llu", c->dir, (unsigned long long)seq);
+        return base_fail(err, BASE_NOT_FOUND, 0, "journal %s does not hold record %llu", c->dir,
+                         (unsigned long long)seq);
     *ret_segment = found;
     return BASE_OK;
 }
 
-/* Makes [offset, offset + need) stand in the buffer as far as the file goes (up to `limit`); *ret_have is how much does. */
-static enum base_code fill(struct aud_cursor *c, size_t need, uint64_t limit, size_t *ret_have, struct base_err *err)
+/* Makes [offset, offset + need) stand in the buffer as far as the file goes (up to `limit`); *ret_have is how
+ * much does. */
+static enum base_code fill(struct aud_cursor *c, size_t need, uint64_t limit, size_t *ret_have,
+                           struct base_err *err)
 {
     size_t want = need > READ_AHEAD ? need : READ_AHEAD, got_total = 0;
 
@@ -114,8 +121,8 @@ static enum base_code fill(struct aud_cursor *c, size_t need, uint64_t limit, si
     return BASE_OK;
 }
 
-static enum base_code open_file(struct aud_cursor *c, const struct segment *segment, struct aud_segment_header *ret_header,
-                                struct base_err *err)
+static enum base_code open_file(struct aud_cursor *c, const struct segment *segment,
+                                struct aud_segment_header *ret_header, struct base_err *err)
 {
     auto_free char *path = base_alloc(strlen(c->dir) + SEGMENT_NAME_MAX + 2);
     unsigned char bytes[AUD_SEGMENT_HEADER_BYTES];
@@ -144,7 +151,8 @@ static enum base_code open_file(struct aud_cursor *c, const struct segment *segm
     return BASE_OK;
 }
 
-enum base_code aud_cursor_oldest(struct aud_cursor *c, struct aud_segment_header *ret_header, struct base_err *err)
+enum base_code aud_cursor_oldest(struct aud_cursor *c, struct aud_segment_header *ret_header,
+                                 struct base_err *err)
 {
     auto_free uint64_t *seqs = NULL;
     size_t n = 0;
@@ -154,7 +162,8 @@ enum base_code aud_cursor_oldest(struct aud_cursor *c, struct aud_segment_header
         return rc;
     if (n == 0)
         return base_fail(err, BASE_NOT_FOUND, 0, "journal %s is empty", c->dir);
-    return open_file(c, &(struct segment){seqs[0], n > 1 ? seqs[1] : UINT64_MAX, UINT64_MAX}, ret_header, err);
+    return open_file(c, &(struct segment){seqs[0], n > 1 ? seqs[1] : UINT64_MAX, UINT64_MAX}, ret_header,
+                     err);
 }
 
 /* Goes on to the file that holds the next record, when it is another one by now. */
@@ -173,8 +182,10 @@ static enum base_code follow(struct aud_cursor *c, struct base_err *err)
         return BASE_OK;
     }
     rc = open_file(c, &now, &header, err);
-    if (rc == BASE_OK && (now.first_seq != seq || memcmp(header.prev.bytes, prev.bytes, sizeof(prev.bytes)) != 0))
-        rc = base_fail(err, BASE_CORRUPT, 0, "journal %s: the segment of record %llu does not follow the one before", c->dir,
+    if (rc == BASE_OK &&
+        (now.first_seq != seq || memcmp(header.prev.bytes, prev.bytes, sizeof(prev.bytes)) != 0))
+        rc = base_fail(err, BASE_CORRUPT, 0,
+                       "journal %s: the segment of record %llu does not follow the one before", c->dir,
                        (unsigned long long)seq);
     return rc;
 }
@@ -230,7 +241,8 @@ enum base_code aud_cursor_next(struct aud_cursor *c, struct aud_frame *ret_frame
     return BASE_OK;
 }
 
-enum base_code aud_cursor_seek(struct aud_cursor *c, uint64_t seq, struct aud_hash *ret_prev, struct base_err *err)
+enum base_code aud_cursor_seek(struct aud_cursor *c, uint64_t seq, struct aud_hash *ret_prev,
+                               struct base_err *err)
 {
     struct aud_segment_header header;
     struct aud_frame frame;

@@ -1,14 +1,16 @@
 /* The journal's files. See journal.h; the bytes are segment.h's.
  *
  * Invariants:
- *   1. segments are contiguous: each header says the sequence number and hash at which the one before it ended; what stands in
- *      a file past that point is the surplus of a commit that failed, and counts for nothing;
- *   2. a segment file appears under its name only with a durable header (written as new.tmp, synced, renamed, folder synced);
+ *   1. segments are contiguous: each header says the sequence number and hash at which the one before it
+ * ended; what stands in a file past that point is the surplus of a commit that failed, and counts for
+ * nothing;
+ *   2. a segment file appears under its name only with a durable header (written as new.tmp, synced, renamed,
+ * folder synced);
  *   3. every byte below a segment's `bytes` was there when an fdatasync of the file returned 0;
- *   4. after fdatasync failed on a descriptor it is closed: the kernel may have dropped the dirty pages and a second call
- *      would say "fine" (the "fsyncgate" of 2018). The chain goes on in a new file.
- *   5. the file `head` says how far the newest segment was durable. It is written after the sync and never synced itself: it
- *      can only lag behind, and so may prove damage but never cause it.
+ *   4. after fdatasync failed on a descriptor it is closed: the kernel may have dropped the dirty pages and a
+ * second call would say "fine" (the "fsyncgate" of 2018). The chain goes on in a new file.
+ *   5. the file `head` says how far the newest segment was durable. It is written after the sync and never
+ * synced itself: it can only lag behind, and so may prove damage but never cause it.
  */
 #include "audit/journal_priv.h"
 
@@ -25,13 +27,13 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define TMP_NAME       "new.tmp"
-#define LOCK_NAME      "lock"
-#define HEAD_NAME      "head"
-#define HEAD_BYTES     28u /* "GHJHEAD1" | first_seq u64 | bytes u64 | crc32c u32 */
+#define TMP_NAME         "new.tmp"
+#define LOCK_NAME        "lock"
+#define HEAD_NAME        "head"
+#define HEAD_BYTES       28u /* "GHJHEAD1" | first_seq u64 | bytes u64 | crc32c u32 */
 #define SEGMENT_FILE_MAX (AUD_SEGMENT_BYTES_MAX + AUD_COMMIT_BYTES_MAX + 4ull * AUD_FRAME_MAX)
-#define SEGMENTS_MAX   65536u
-#define PROBE_BYTES    (256u << 10)
+#define SEGMENTS_MAX     65536u
+#define PROBE_BYTES      (256u << 10)
 
 void aud_segment_name(uint64_t first_seq, char out[SEGMENT_NAME_MAX])
 {
@@ -151,7 +153,8 @@ static bool head_read(int fd, struct segment *ret_segment)
 
     if (fd < 0 || pread(fd, b, sizeof(b), 0) != (ssize_t)sizeof(b) || memcmp(b, "GHJHEAD1", 8) != 0)
         return false;
-    if (base_crc32c(0, b, 24) != ((uint32_t)b[24] << 24 | (uint32_t)b[25] << 16 | (uint32_t)b[26] << 8 | b[27]))
+    if (base_crc32c(0, b, 24) !=
+        ((uint32_t)b[24] << 24 | (uint32_t)b[25] << 16 | (uint32_t)b[26] << 8 | b[27]))
         return false;
     ret_segment->first_seq = get64(b + 8);
     ret_segment->bytes = get64(b + 16);
@@ -165,7 +168,8 @@ static enum base_code segment_create(struct aud_journal *j, uint64_t first_seq, 
                                      struct base_err *err)
 {
     struct aud_segment_header header = {.first_seq = first_seq, .prev = *prev, .created_us = base_wall_us()};
-    struct segment segment = {.first_seq = first_seq, .next_seq = first_seq, .bytes = AUD_SEGMENT_HEADER_BYTES};
+    struct segment segment = {
+        .first_seq = first_seq, .next_seq = first_seq, .bytes = AUD_SEGMENT_HEADER_BYTES};
     unsigned char bytes[AUD_SEGMENT_HEADER_BYTES];
     char name[SEGMENT_NAME_MAX];
     int fd, why;
@@ -181,7 +185,8 @@ static enum base_code segment_create(struct aud_journal *j, uint64_t first_seq, 
         close(fd);
         return base_fail(err, io_code(why), why, "journal %s/%s", j->dir, name);
     }
-    /* From here on the name may exist, and with it the old segment ends: nothing is ever added to that one again. */
+    /* From here on the name may exist, and with it the old segment ends: nothing is ever added to that one
+     * again. */
     if (j->fd >= 0)
         close(j->fd);
     j->fd = -1;
@@ -215,8 +220,8 @@ static void abandon(struct aud_journal *j)
 
 /* --- opening --- */
 
-static enum base_code read_whole(struct aud_journal *j, const char *name, unsigned char **ret_bytes, size_t *ret_n, int *ret_fd,
-                                 struct base_err *err)
+static enum base_code read_whole(struct aud_journal *j, const char *name, unsigned char **ret_bytes,
+                                 size_t *ret_n, int *ret_fd, struct base_err *err)
 {
     int fd = openat(j->dirfd, name, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     auto_free unsigned char *bytes = NULL;
@@ -227,8 +232,8 @@ static enum base_code read_whole(struct aud_journal *j, const char *name, unsign
         return base_fail(err, BASE_IO, errno, "journal %s/%s", j->dir, name);
     if (fstat(fd, &st) != 0 || (uint64_t)st.st_size > SEGMENT_FILE_MAX) {
         close(fd);
-        return base_fail(err, BASE_CORRUPT, 0, "journal %s/%s is no segment: larger than %llu bytes", j->dir, name,
-                         (unsigned long long)SEGMENT_FILE_MAX);
+        return base_fail(err, BASE_CORRUPT, 0, "journal %s/%s is no segment: larger than %llu bytes", j->dir,
+                         name, (unsigned long long)SEGMENT_FILE_MAX);
     }
     bytes = base_alloc((size_t)st.st_size + 1);
     while (n < (size_t)st.st_size) {
@@ -249,21 +254,24 @@ static enum base_code read_whole(struct aud_journal *j, const char *name, unsign
     return BASE_OK;
 }
 
-/* The last segment: cuts a torn tail, then makes durable what counts. The bytes past the known durable length are written once
- * more: after a crash of the process that had just seen fdatasync fail, the pages may be clean and yet not on disk. */
-static enum base_code settle_last(struct aud_journal *j, int fd, const unsigned char *bytes, const struct aud_scan *scan,
-                                  const char *name, struct base_err *err)
+/* The last segment: cuts a torn tail, then makes durable what counts. The bytes past the known durable length
+ * are written once more: after a crash of the process that had just seen fdatasync fail, the pages may be
+ * clean and yet not on disk. */
+static enum base_code settle_last(struct aud_journal *j, int fd, const unsigned char *bytes,
+                                  const struct aud_scan *scan, const char *name, struct base_err *err)
 {
-    size_t known = scan->known_synced > AUD_SEGMENT_HEADER_BYTES ? scan->known_synced : AUD_SEGMENT_HEADER_BYTES;
+    size_t known =
+        scan->known_synced > AUD_SEGMENT_HEADER_BYTES ? scan->known_synced : AUD_SEGMENT_HEADER_BYTES;
 
     if ((scan->torn && ftruncate(fd, (off_t)scan->good_end) != 0) ||
-        (scan->good_end > known && !write_all(fd, bytes + known, scan->good_end - known, known)) || !sync_counted(j, fd))
+        (scan->good_end > known && !write_all(fd, bytes + known, scan->good_end - known, known)) ||
+        !sync_counted(j, fd))
         return base_fail(err, BASE_IO, errno, "journal %s/%s", j->dir, name);
     return BASE_OK;
 }
 
-static enum base_code open_segment(struct aud_journal *j, uint64_t first_seq, uint64_t limit_seq, const struct segment *known,
-                                   struct base_err *err)
+static enum base_code open_segment(struct aud_journal *j, uint64_t first_seq, uint64_t limit_seq,
+                                   const struct segment *known, struct base_err *err)
 {
     struct aud_scan scan = {.instance = j->instance, .limit_seq = limit_seq};
     bool first = j->n_segments == 0, last = limit_seq == UINT64_MAX;
@@ -285,7 +293,8 @@ static enum base_code open_segment(struct aud_journal *j, uint64_t first_seq, ui
     else if (scan.header.first_seq != first_seq ||
              (!first && (j->last.next_seq != first_seq ||
                          memcmp(scan.header.prev.bytes, j->head.bytes, sizeof(j->head.bytes)) != 0)))
-        rc = base_fail(err, BASE_CORRUPT, 0, "journal %s/%s does not follow the segment before it: offset 0", j->dir, name);
+        rc = base_fail(err, BASE_CORRUPT, 0, "journal %s/%s does not follow the segment before it: offset 0",
+                       j->dir, name);
     else if (last)
         rc = settle_last(j, fd, bytes, &scan, name, err);
     if (rc != BASE_OK || !last)
@@ -314,7 +323,8 @@ static enum base_code recover(struct aud_journal *j, struct base_err *err)
         return rc;
     unlinkat(j->dirfd, TMP_NAME, 0);
     if (has_known && (n == 0 || known.first_seq > seqs[n - 1]))
-        return base_fail(err, BASE_CORRUPT, 0, "journal %s: the segment that begins with record %llu is missing", j->dir,
+        return base_fail(err, BASE_CORRUPT, 0,
+                         "journal %s: the segment that begins with record %llu is missing", j->dir,
                          (unsigned long long)known.first_seq);
     j->segments = base_alloc((n + 1) * sizeof(*j->segments));
     for (size_t i = 0; i < n; i++) {
@@ -363,8 +373,8 @@ static enum base_code open_dir(struct aud_journal *j, struct base_err *err)
     return BASE_OK;
 }
 
-enum base_code aud_journal_open(struct aud_journal **ret_journal, const char *dir, const char *instance, uint64_t max_bytes,
-                                struct base_err *err)
+enum base_code aud_journal_open(struct aud_journal **ret_journal, const char *dir, const char *instance,
+                                uint64_t max_bytes, struct base_err *err)
 {
     struct aud_journal *j;
     enum base_code rc;
@@ -417,7 +427,8 @@ bool aud_journal_is_new(const struct aud_journal *j)
     return j->n_segments == 0;
 }
 
-enum base_code aud_journal_start(struct aud_journal *j, uint64_t next_seq, const struct aud_hash *head, struct base_err *err)
+enum base_code aud_journal_start(struct aud_journal *j, uint64_t next_seq, const struct aud_hash *head,
+                                 struct base_err *err)
 {
     j->head = *head;
     return segment_create(j, next_seq, head, err);
@@ -435,8 +446,8 @@ enum base_code aud_journal_begin(struct aud_journal *j, struct base_err *err)
     return BASE_OK;
 }
 
-enum base_code aud_journal_add(struct aud_journal *j, struct aud_fields *fields, const void *payload, size_t payload_len,
-                               uint64_t *ret_seq, struct base_err *err)
+enum base_code aud_journal_add(struct aud_journal *j, struct aud_fields *fields, const void *payload,
+                               size_t payload_len, uint64_t *ret_seq, struct base_err *err)
 {
     struct aud_hash hash;
     enum base_code rc;
@@ -448,8 +459,8 @@ enum base_code aud_journal_add(struct aud_journal *j, struct aud_fields *fields,
     if (rc != BASE_OK)
         return rc;
     hash = aud_chain_link(&j->batch_head, j->canonical.data, j->canonical.len);
-    if (aud_frame_append(&j->batch, j->last.bytes, &hash, j->canonical.data, j->canonical.len, payload, payload_len) !=
-        BASE_OK) {
+    if (aud_frame_append(&j->batch, j->last.bytes, &hash, j->canonical.data, j->canonical.len, payload,
+                         payload_len) != BASE_OK) {
         j->batch.failed = false; /* an append is all or nothing: what was added before stays good */
         return base_fail(err, BASE_TOO_LARGE, 0, "the commit passes %zu bytes", j->batch.max);
     }
@@ -469,7 +480,8 @@ enum base_code aud_journal_commit(struct aud_journal *j, struct base_err *err)
     if (!write_all(j->fd, j->batch.data, j->batch.len, j->last.bytes)) {
         why = errno;
         if (ftruncate(j->fd, (off_t)j->last.bytes) != 0)
-            abandon(j); /* what the write left cannot be taken back here: a new segment says that it does not count */
+            abandon(j); /* what the write left cannot be taken back here: a new segment says that it does not
+                           count */
         return base_fail(err, io_code(why), why, "journal %s", j->dir);
     }
     if (!sync_counted(j, j->fd)) {
@@ -507,7 +519,8 @@ void aud_journal_tidy(struct aud_journal *j, uint64_t shipped_seq, uint64_t max_
 {
     const struct segment *last = &j->last;
 
-    if (last->next_seq == last->first_seq || shipped_seq < last->next_seq || base_mono_ms() - j->begun_ms < max_age_ms)
+    if (last->next_seq == last->first_seq || shipped_seq < last->next_seq ||
+        base_mono_ms() - j->begun_ms < max_age_ms)
         return;
     segment_create(j, last->next_seq, &j->head, NULL); /* fails: the old one stays in use */
 }
@@ -523,7 +536,8 @@ void aud_journal_drop_below(struct aud_journal *j, uint64_t seq)
         if (drop)
             aud_segment_name(j->segments[0].first_seq, name);
         pthread_mutex_unlock(&j->lock);
-        /* the folder is synced each time: after a power cut the oldest may be gone, never one in the middle */
+        /* the folder is synced each time: after a power cut the oldest may be gone, never one in the middle
+         */
         if (!drop || (unlinkat(j->dirfd, name, 0) != 0 && errno != ENOENT) || fsync(j->dirfd) != 0)
             return;
         pthread_mutex_lock(&j->lock);

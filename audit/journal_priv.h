@@ -19,7 +19,7 @@ struct aud_journal {
     char instance[AUD_INSTANCE_MAX + 1];
     uint64_t segment_bytes; /* a new segment is begun past this */
 
-    pthread_mutex_t lock; /* guards segments, n_segments, n_fsyncs, fsync_us */
+    pthread_mutex_t lock;     /* guards segments, n_segments, n_fsyncs, fsync_us */
     struct segment *segments; /* oldest first; the last one is being written */
     size_t n_segments;
     uint64_t n_fsyncs, fsync_us;

@@ -2,8 +2,10 @@
  *
  * Invariants:
  *   1. public.gatehouse_migrations lists what was applied, with the SHA-256 of the file as it was then;
- *   2. a file that was applied never changes and never goes away; a new one has a higher number than all applied ones;
- *   3. one process migrates at a time (a session advisory lock), each file in its own transaction with its row of the list.
+ *   2. a file that was applied never changes and never goes away; a new one has a higher number than all
+ * applied ones;
+ *   3. one process migrates at a time (a session advisory lock), each file in its own transaction with its
+ * row of the list.
  */
 #include "audit/audit.h"
 
@@ -20,12 +22,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FILES_MAX     1000u
-#define FILE_MAX      (1u << 20)
-#define NAME_LEN_MAX  100u
-#define STATEMENT_MS  600000u
-#define LOCK_WAIT_MS  60000u
-#define LOCK_KEY      "7310868735422653"
+#define FILES_MAX    1000u
+#define FILE_MAX     (1u << 20)
+#define NAME_LEN_MAX 100u
+#define STATEMENT_MS 600000u
+#define LOCK_WAIT_MS 60000u
+#define LOCK_KEY     "7310868735422653"
 
 struct migration {
     unsigned version;
@@ -63,7 +65,8 @@ static unsigned version_of(const char *name)
     return (unsigned)version;
 }
 
-static enum base_code read_file(const char *dir, const char *name, struct migration *ret_m, struct base_err *err)
+static enum base_code read_file(const char *dir, const char *name, struct migration *ret_m,
+                                struct base_err *err)
 {
     auto_free char *path = base_alloc(strlen(dir) + strlen(name) + 2);
     auto_free char *text = base_alloc(FILE_MAX + 1);
@@ -78,7 +81,8 @@ static enum base_code read_file(const char *dir, const char *name, struct migrat
     n = fread(text, 1, FILE_MAX + 1, f);
     fclose(f);
     if (n == 0 || n > FILE_MAX || memchr(text, 0, n) != NULL)
-        return base_fail(err, BASE_INVALID, 0, "migration %s is empty, larger than %u bytes or no text", name, FILE_MAX);
+        return base_fail(err, BASE_INVALID, 0, "migration %s is empty, larger than %u bytes or no text", name,
+                         FILE_MAX);
     base_sha256(text, n, digest);
     base_hex_encode(digest, sizeof(digest), ret_m->sha256);
     ret_m->sql = base_memdup0(text, n);
@@ -119,8 +123,8 @@ static enum base_code read_dir(struct migrations *m, const char *path, struct ba
     qsort(m->all, m->n, sizeof(*m->all), by_version);
     for (unsigned i = 1; i < m->n; i++)
         if (m->all[i].version == m->all[i - 1].version)
-            return base_fail(err, BASE_INVALID, 0, "migrations %s and %s have the same number", m->all[i - 1].name,
-                             m->all[i].name);
+            return base_fail(err, BASE_INVALID, 0, "migrations %s and %s have the same number",
+                             m->all[i - 1].name, m->all[i].name);
     return BASE_OK;
 }
 
@@ -130,14 +134,16 @@ static enum base_code take_lock(struct base_pg *pg, struct base_err *err)
 
     for (;;) {
         auto_pg_rows struct base_pg_rows *rows = NULL;
-        enum base_code rc = base_pg_exec(pg, "SELECT pg_try_advisory_lock(" LOCK_KEY ")::int", NULL, 0, &rows, err);
+        enum base_code rc =
+            base_pg_exec(pg, "SELECT pg_try_advisory_lock(" LOCK_KEY ")::int", NULL, 0, &rows, err);
 
         if (rc != BASE_OK)
             return rc;
         if (base_pg_int(rows, 0, 0) == 1)
             return BASE_OK;
         if (base_mono_ms() >= deadline)
-            return base_fail(err, BASE_TIMEOUT, 0, "another process has been migrating for %u s", LOCK_WAIT_MS / 1000);
+            return base_fail(err, BASE_TIMEOUT, 0, "another process has been migrating for %u s",
+                             LOCK_WAIT_MS / 1000);
         usleep(100000);
     }
 }
@@ -154,8 +160,9 @@ static struct migration *find(const struct migrations *m, int64_t version)
 static enum base_code check_applied(struct base_pg *pg, struct migrations *m, struct base_err *err)
 {
     auto_pg_rows struct base_pg_rows *rows = NULL;
-    enum base_code rc = base_pg_exec(pg, "SELECT version, name, sha256 FROM public.gatehouse_migrations ORDER BY version",
-                                     NULL, 0, &rows, err);
+    enum base_code rc =
+        base_pg_exec(pg, "SELECT version, name, sha256 FROM public.gatehouse_migrations ORDER BY version",
+                     NULL, 0, &rows, err);
     unsigned n_applied = 0;
 
     if (rc != BASE_OK)
@@ -166,18 +173,20 @@ static enum base_code check_applied(struct base_pg *pg, struct migrations *m, st
         struct migration *file = find(m, version);
 
         if (file == NULL && version > (int64_t)m->all[m->n - 1].version)
-            return base_fail(err, BASE_DENIED, 0, "the database has migration %s: this binary is older than the database",
-                             name);
+            return base_fail(err, BASE_DENIED, 0,
+                             "the database has migration %s: this binary is older than the database", name);
         if (file == NULL)
             return base_fail(err, BASE_DENIED, 0, "migration %s was applied and its file is missing", name);
         if (strcmp(file->sha256, sha) != 0)
-            return base_fail(err, BASE_DENIED, 0, "migration %s was changed after it was applied", file->name);
+            return base_fail(err, BASE_DENIED, 0, "migration %s was changed after it was applied",
+                             file->name);
         file->applied = true;
         n_applied++;
     }
     for (unsigned i = 0; i < n_applied; i++) /* the applied ones must be the first ones */
         if (!m->all[i].applied)
-            return base_fail(err, BASE_DENIED, 0, "migration %s is new and has a lower number than one that was applied",
+            return base_fail(err, BASE_DENIED, 0,
+                             "migration %s is new and has a lower number than one that was applied",
                              m->all[i].name);
     return BASE_OK;
 }
@@ -207,8 +216,9 @@ static enum base_code apply_inside(struct base_pg *pg, const struct migration *m
     if (rc == BASE_OK && before != after)
         return base_fail(err, BASE_INVALID, 0, "it ends its transaction itself, which a migration must not");
     if (rc == BASE_OK)
-        rc = base_pg_exec(pg, "INSERT INTO public.gatehouse_migrations (version, name, sha256) VALUES ($1::int, $2, $3)", row,
-                          3, NULL, err);
+        rc = base_pg_exec(
+            pg, "INSERT INTO public.gatehouse_migrations (version, name, sha256) VALUES ($1::int, $2, $3)",
+            row, 3, NULL, err);
     return rc;
 }
 
@@ -230,7 +240,8 @@ static const char list_sql[] =
     "CREATE TABLE IF NOT EXISTS public.gatehouse_migrations (version int PRIMARY KEY, name text NOT NULL, "
     "sha256 text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())";
 
-enum base_code aud_migrate(const char *migrator_dsn, const char *dir, unsigned *ret_n_applied, struct base_err *err)
+enum base_code aud_migrate(const char *migrator_dsn, const char *dir, unsigned *ret_n_applied,
+                           struct base_err *err)
 {
     auto_pg struct base_pg *pg = base_pg_new(migrator_dsn, STATEMENT_MS);
     struct migrations m = {.n = 0};

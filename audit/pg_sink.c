@@ -1,7 +1,9 @@
 /* Shipping to Postgres with binary COPY. See pg_sink.h.
  *
- * COPY's binary format: docs of PostgreSQL, "COPY", section "Binary Format". A row is a field count and, per field, a length
- * (-1: NULL) and the bytes of the type's binary form; all big-endian. timestamptz is microseconds since 2000-01-01.
+ * COPY's binary format: docs of PostgreSQL, "COPY", section "Binary Format". A row is a field count and, per
+ * field, a length
+ * (-1: NULL) and the bytes of the type's binary form; all big-endian. timestamptz is microseconds since
+ * 2000-01-01.
  */
 #include "audit/pg_sink.h"
 
@@ -45,7 +47,8 @@ static void name_columns(struct aud_sink *sink)
     at += snprintf(at, (size_t)(end - at), ", reasons");
     for (unsigned i = 0; i < AUD_N_NUMBERS; i++)
         at += snprintf(at, (size_t)(end - at), ", \"%s\"", aud_number_names[i]);
-    snprintf(at, (size_t)(end - at), ", key_id, nonce, canonical, prev_hash, hash, content) FROM STDIN (FORMAT binary)");
+    snprintf(at, (size_t)(end - at),
+             ", key_id, nonce, canonical, prev_hash, hash, content) FROM STDIN (FORMAT binary)");
 }
 
 struct aud_sink *aud_sink_new(const char *writer_dsn, const char *mapper_dsn, const char *instance,
@@ -64,7 +67,7 @@ struct aud_sink *aud_sink_new(const char *writer_dsn, const char *mapper_dsn, co
     return sink;
 }
 
-static void forget_pending(struct aud_sink *sink)
+void aud_sink_forget(struct aud_sink *sink)
 {
     base_buf_reset(&sink->records);
     base_buf_reset(&sink->keys);
@@ -77,7 +80,7 @@ void aud_sink_free(struct aud_sink *sink)
 {
     if (sink == NULL)
         return;
-    forget_pending(sink);
+    aud_sink_forget(sink);
     base_buf_free(&sink->records);
     base_buf_free(&sink->keys);
     base_buf_free(&sink->mappings);
@@ -87,14 +90,16 @@ void aud_sink_free(struct aud_sink *sink)
     free(sink);
 }
 
-enum base_code aud_sink_head(struct aud_sink *sink, uint64_t *ret_next_seq, struct aud_hash *ret_head, struct base_err *err)
+enum base_code aud_sink_head(struct aud_sink *sink, uint64_t *ret_next_seq, struct aud_hash *ret_head,
+                             struct base_err *err)
 {
     auto_pg_rows struct base_pg_rows *rows = NULL;
     struct base_pg_param params[] = {PG_TEXT(sink->instance)};
     auto_free unsigned char *hash = NULL;
     size_t n = 0;
-    enum base_code rc = base_pg_exec(sink->writer, "SELECT seq, hash, current_setting('server_encoding') FROM audit.chain_head($1)",
-                                     params, 1, &rows, err);
+    enum base_code rc = base_pg_exec(
+        sink->writer, "SELECT seq, hash, current_setting('server_encoding') FROM audit.chain_head($1)",
+        params, 1, &rows, err);
 
     if (rc != BASE_OK)
         return rc;
@@ -107,7 +112,8 @@ enum base_code aud_sink_head(struct aud_sink *sink, uint64_t *ret_next_seq, stru
     }
     hash = base_pg_bytes(rows, 0, 1, &n);
     if (hash == NULL || n != sizeof(ret_head->bytes))
-        return base_fail(err, BASE_CORRUPT, 0, "the database's newest record of %s has no hash", sink->instance);
+        return base_fail(err, BASE_CORRUPT, 0, "the database's newest record of %s has no hash",
+                         sink->instance);
     *ret_next_seq = (uint64_t)base_pg_int(rows, 0, 0) + 1;
     memcpy(ret_head->bytes, hash, n);
     return BASE_OK;
@@ -198,11 +204,12 @@ static void put_key(struct base_buf *out, const struct aud_fields *f, const stru
     put_time(out, f->wall_us);
 }
 
-static enum base_code add_mapping(struct aud_sink *sink, const struct aud_fields *f, const struct aud_frame *frame,
-                                  struct base_err *err)
+static enum base_code add_mapping(struct aud_sink *sink, const struct aud_fields *f,
+                                  const struct aud_frame *frame, struct base_err *err)
 {
     struct pending_mapping pending = {.wall_us = f->wall_us};
-    enum base_code rc = aud_open_mapping(sink->sealer, f, frame->payload, frame->payload_len, &pending.mapping, err);
+    enum base_code rc =
+        aud_open_mapping(sink->sealer, f, frame->payload, frame->payload_len, &pending.mapping, err);
 
     if (rc != BASE_OK)
         return rc;
@@ -213,8 +220,8 @@ static enum base_code add_mapping(struct aud_sink *sink, const struct aud_fields
     return rc == BASE_OK ? BASE_OK : base_fail(err, rc, 0, "too many mappings in one batch");
 }
 
-enum base_code aud_sink_add(struct aud_sink *sink, const struct aud_fields *fields, const struct aud_frame *frame,
-                            const struct aud_hash *prev, struct base_err *err)
+enum base_code aud_sink_add(struct aud_sink *sink, const struct aud_fields *fields,
+                            const struct aud_frame *frame, const struct aud_hash *prev, struct base_err *err)
 {
     put_record(&sink->records, fields, frame, prev);
     if (fields->kind == AUD_PERSON_KEY)
@@ -226,6 +233,11 @@ enum base_code aud_sink_add(struct aud_sink *sink, const struct aud_fields *fiel
     return BASE_OK;
 }
 
+bool aud_sink_has_mapper(const struct aud_sink *sink)
+{
+    return sink->mapper != NULL;
+}
+
 size_t aud_sink_pending_bytes(const struct aud_sink *sink)
 {
     return sink->records.len + sink->keys.len;
@@ -234,19 +246,21 @@ size_t aud_sink_pending_bytes(const struct aud_sink *sink)
 /* Before the records: it may be repeated, they may not. */
 static enum base_code write_mappings(struct aud_sink *sink, struct base_err *err)
 {
-    for (size_t at = 0; at + sizeof(struct pending_mapping) <= sink->mappings.len; at += sizeof(struct pending_mapping)) {
+    for (size_t at = 0; at + sizeof(struct pending_mapping) <= sink->mappings.len;
+         at += sizeof(struct pending_mapping)) {
         struct pending_mapping pending;
         char wall[32];
         enum base_code rc;
 
         memcpy(&pending, sink->mappings.data + at, sizeof(pending));
         snprintf(wall, sizeof(wall), "%lld", (long long)pending.wall_us);
-        rc = base_pg_exec(sink->mapper,
-                          "INSERT INTO mapping.subjects (pseudonym, issuer, subject, first_seen) VALUES "
-                          "($1, $2, $3, to_timestamp($4::bigint / 1000000.0)) ON CONFLICT DO NOTHING",
-                          (struct base_pg_param[]){PG_TEXT(pending.pseudonym), PG_TEXT(pending.mapping.issuer),
-                                                   PG_TEXT(pending.mapping.subject), PG_TEXT(wall)},
-                          4, NULL, err);
+        rc =
+            base_pg_exec(sink->mapper,
+                         "INSERT INTO mapping.subjects (pseudonym, issuer, subject, first_seen) VALUES "
+                         "($1, $2, $3, to_timestamp($4::bigint / 1000000.0)) ON CONFLICT DO NOTHING",
+                         (struct base_pg_param[]){PG_TEXT(pending.pseudonym), PG_TEXT(pending.mapping.issuer),
+                                                  PG_TEXT(pending.mapping.subject), PG_TEXT(wall)},
+                         4, NULL, err);
         base_wipe(&pending, sizeof(pending));
         if (rc != BASE_OK)
             return base_fail_prefix(err, rc, "mapping");
@@ -254,7 +268,19 @@ static enum base_code write_mappings(struct aud_sink *sink, struct base_err *err
     return BASE_OK;
 }
 
-static enum base_code copy(struct base_pg *pg, const char *sql, const struct base_buf *rows, struct base_err *err)
+enum base_code aud_sink_map(struct aud_sink *sink, const struct aud_fields *fields,
+                            const struct aud_frame *frame, struct base_err *err)
+{
+    enum base_code rc = add_mapping(sink, fields, frame, err);
+
+    if (rc == BASE_OK)
+        rc = write_mappings(sink, err);
+    aud_sink_forget(sink);
+    return rc;
+}
+
+static enum base_code copy(struct base_pg *pg, const char *sql, const struct base_buf *rows,
+                           struct base_err *err)
 {
     static const char head[19] = "PGCOPY\n\377\r\n\0"; /* then flags and extension length: zeros */
     static const char tail[2] = "\377\377";
@@ -271,9 +297,10 @@ static enum base_code copy(struct base_pg *pg, const char *sql, const struct bas
     return rc;
 }
 
-/* The journal's copy is deleted after COMMIT: a server that answers before its own log is on disk would lose it. */
-static const char begin[] =
-    "BEGIN; SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'";
+/* The journal's copy is deleted after COMMIT: a server that answers before its own log is on disk would lose
+ * it. */
+static const char begin[] = "BEGIN; SELECT set_config('synchronous_commit', 'on', true) WHERE "
+                            "current_setting('synchronous_commit') = 'off'";
 
 enum base_code aud_sink_write(struct aud_sink *sink, struct base_err *err)
 {
@@ -290,6 +317,6 @@ enum base_code aud_sink_write(struct aud_sink *sink, struct base_err *err)
         if (rc != BASE_OK)
             base_pg_disconnect(sink->writer);
     }
-    forget_pending(sink);
+    aud_sink_forget(sink);
     return rc;
 }

@@ -1,8 +1,9 @@
-/* The Postgres side of shipping: one connection that may only insert records, one that may only insert mappings.
+/* The Postgres side of shipping: one connection that may only insert records, one that may only insert
+ * mappings.
  *
  * Who:  the shipping thread (and aud_open before it starts).
- * Promises: a batch is in Postgres whole or not at all; BASE_OK means committed with synchronous_commit. After any failure the
- *           connection is dropped: whether it was committed is asked with aud_sink_head.
+ * Promises: a batch is in Postgres whole or not at all; BASE_OK means committed with synchronous_commit.
+ * After any failure the connection is dropped: whether it was committed is asked with aud_sink_head.
  */
 #ifndef AUDIT_PG_SINK_H
 #define AUDIT_PG_SINK_H
@@ -19,14 +20,23 @@ struct aud_sink *aud_sink_new(const char *writer_dsn, const char *mapper_dsn, co
                               const struct aud_sealer *sealer);
 void aud_sink_free(struct aud_sink *sink); /* NULL is allowed */
 
-/* Where the instance's chain ends there: the next sequence number and the hash before it (0 and zeros: it has none). */
-enum base_code aud_sink_head(struct aud_sink *sink, uint64_t *ret_next_seq, struct aud_hash *ret_head, struct base_err *err);
+/* Where the instance's chain ends there: the next sequence number and the hash before it (0 and zeros: it has
+ * none). */
+enum base_code aud_sink_head(struct aud_sink *sink, uint64_t *ret_next_seq, struct aud_hash *ret_head,
+                             struct base_err *err);
 
 /* Collects a record for the next write; copies what it needs. fields are the frame's, decoded. */
-enum base_code aud_sink_add(struct aud_sink *sink, const struct aud_fields *fields, const struct aud_frame *frame,
-                            const struct aud_hash *prev, struct base_err *err);
+enum base_code aud_sink_add(struct aud_sink *sink, const struct aud_fields *fields,
+                            const struct aud_frame *frame, const struct aud_hash *prev, struct base_err *err);
+/* Without a mapper, mappings are the caller's to keep; with one, this inserts one that was kept. */
+bool aud_sink_has_mapper(const struct aud_sink *sink);
+enum base_code aud_sink_map(struct aud_sink *sink, const struct aud_fields *fields,
+                            const struct aud_frame *frame, struct base_err *err);
 size_t aud_sink_pending_bytes(const struct aud_sink *sink);
-/* Writes what was collected in one transaction. BASE_EXISTS: some of it is there already. Nothing is kept in either case. */
+/* Drops what was collected. */
+void aud_sink_forget(struct aud_sink *sink);
+/* Writes what was collected in one transaction. BASE_EXISTS: some of it is there already. Nothing is kept in
+ * either case. */
 enum base_code aud_sink_write(struct aud_sink *sink, struct base_err *err);
 
 #endif

@@ -13,15 +13,19 @@ enum base_code aud_query_list(struct base_pg *pg, const struct aud_query *q, str
                               struct base_err *err)
 {
     static const char sql[] =
-        "SELECT instance, seq, kind, (extract(epoch FROM wall) * 1000000)::bigint, request_id, pseudonym, tenant, api, model_asked, "
-        "route, class, decision, status, error_code, action, target, prompt_tokens, completion_tokens, released_bytes, duration_us "
-        "FROM audit.requests WHERE ($1::timestamptz IS NULL OR wall >= $1) AND ($2::timestamptz IS NULL OR wall < $2) "
+        "SELECT instance, seq, kind, (extract(epoch FROM wall) * 1000000)::bigint, request_id, pseudonym, "
+        "tenant, api, model_asked, "
+        "route, class, decision, status, error_code, action, target, prompt_tokens, completion_tokens, "
+        "released_bytes, duration_us "
+        "FROM audit.requests WHERE ($1::timestamptz IS NULL OR wall >= $1) AND ($2::timestamptz IS NULL OR "
+        "wall < $2) "
         "AND ($3::text IS NULL OR pseudonym = $3) AND ($4::text IS NULL OR model_asked = $4 OR route = $4) "
         "AND ($5::text IS NULL OR class = $5) AND ($6::text IS NULL OR status = $6) "
         "AND ($7::text IS NULL OR request_id = $7) ORDER BY wall DESC, instance, seq DESC LIMIT $8::bigint";
     char limit[16];
-    struct base_pg_param params[] = {PG_TEXT(q->since), PG_TEXT(q->until), PG_TEXT(q->person), PG_TEXT(q->model),
-                                     PG_TEXT(q->cls), PG_TEXT(q->status), PG_TEXT(q->request_id), PG_TEXT(limit)};
+    struct base_pg_param params[] = {PG_TEXT(q->since),      PG_TEXT(q->until), PG_TEXT(q->person),
+                                     PG_TEXT(q->model),      PG_TEXT(q->cls),   PG_TEXT(q->status),
+                                     PG_TEXT(q->request_id), PG_TEXT(limit)};
 
     snprintf(limit, sizeof(limit), "%u", q->limit);
     return base_pg_exec(pg, sql, params, BASE_ARRAY_LEN(params), ret_rows, err);
@@ -41,8 +45,9 @@ void aud_shown_free(struct aud_shown_list *list)
 /* columns of show's query */
 enum { S_CANONICAL, S_HASH, S_CONTENT, S_WRAPPED, S_NONCE };
 
-static enum base_code open_content(const struct base_pg_rows *rows, unsigned row, const struct base_secret *kek,
-                                   struct aud_shown *shown, struct base_err *err)
+static enum base_code open_content(const struct base_pg_rows *rows, unsigned row,
+                                   const struct base_secret *kek, struct aud_shown *shown,
+                                   struct base_err *err)
 {
     auto_free unsigned char *wrapped = NULL, *nonce = NULL, *sealed = NULL;
     unsigned char key[BASE_GCM_KEY_BYTES];
@@ -55,13 +60,15 @@ static enum base_code open_content(const struct base_pg_rows *rows, unsigned row
     nonce = base_pg_bytes(rows, row, S_NONCE, &nonce_len);
     sealed = base_pg_bytes(rows, row, S_CONTENT, &sealed_len);
     if (wrapped == NULL)
-        return base_fail(err, BASE_NOT_FOUND, 0, "the person's key was destroyed (erasure): the content cannot be read any more");
-    if (nonce == NULL || nonce_len != BASE_GCM_NONCE_BYTES || sealed == NULL || sealed_len < BASE_GCM_TAG_BYTES ||
-        p->len >= sizeof(person))
+        return base_fail(err, BASE_NOT_FOUND, 0,
+                         "the person's key was destroyed (erasure): the content cannot be read any more");
+    if (nonce == NULL || nonce_len != BASE_GCM_NONCE_BYTES || sealed == NULL ||
+        sealed_len < BASE_GCM_TAG_BYTES || p->len >= sizeof(person))
         return base_fail(err, BASE_CORRUPT, 0, "content or key is damaged, see `gatehouse audit verify`");
     memcpy(person, p->len > 0 ? p->at : "", p->len);
     person[p->len] = '\0';
-    rc = aud_open_key(base_secret_bytes(kek), person, shown->fields.key_id, nonce, wrapped, wrapped_len, key, err);
+    rc = aud_open_key(base_secret_bytes(kek), person, shown->fields.key_id, nonce, wrapped, wrapped_len, key,
+                      err);
     if (rc != BASE_OK)
         return rc;
     shown->content = base_zalloc(sealed_len);
@@ -95,10 +102,12 @@ static enum base_code take_row(const struct base_pg_rows *rows, unsigned row, co
     if (shown->fields.payload_len == 0 || shown->fields.kind > AUD_EVENT)
         return BASE_OK;
     if (kek == NULL)
-        snprintf(shown->content_note, sizeof(shown->content_note), "%llu bytes, encrypted (--content shows it)",
+        snprintf(shown->content_note, sizeof(shown->content_note),
+                 "%llu bytes, encrypted (--content shows it)",
                  (unsigned long long)shown->fields.payload_len - BASE_GCM_TAG_BYTES);
     else if (open_content(rows, row, kek, shown, &why) != BASE_OK)
-        snprintf(shown->content_note, sizeof(shown->content_note), "%.*s", (int)sizeof(shown->content_note) - 1, why.detail);
+        snprintf(shown->content_note, sizeof(shown->content_note), "%.*s",
+                 (int)sizeof(shown->content_note) - 1, why.detail);
     return BASE_OK;
 }
 
@@ -118,12 +127,14 @@ static bool parse_place(const char *what, char instance[AUD_INSTANCE_MAX + 1], c
     return true;
 }
 
-enum base_code aud_query_show(struct base_pg *pg, const char *what, const struct base_secret *kek, struct aud_shown_list *list,
-                              struct base_err *err)
+enum base_code aud_query_show(struct base_pg *pg, const char *what, const struct base_secret *kek,
+                              struct aud_shown_list *list, struct base_err *err)
 {
     static const char sql[] =
-        "SELECT r.canonical, r.hash, CASE WHEN $4 = 'yes' THEN r.content END, k.wrapped, k.nonce FROM audit.records r "
-        "LEFT JOIN audit.person_keys k ON k.key_id = r.key_id WHERE (r.request_id = $1 AND r.request_id <> '') "
+        "SELECT r.canonical, r.hash, CASE WHEN $4 = 'yes' THEN r.content END, k.wrapped, k.nonce FROM "
+        "audit.records r "
+        "LEFT JOIN audit.person_keys k ON k.key_id = r.key_id WHERE (r.request_id = $1 AND r.request_id <> "
+        "'') "
         "OR (r.instance = $2 AND r.seq = $3::bigint) OR ($2 <> '' AND r.request_id <> '' AND r.request_id = "
         "(SELECT x.request_id FROM audit.records x WHERE x.instance = $2 AND x.seq = $3::bigint)) "
         "ORDER BY r.wall, r.instance, r.seq LIMIT 64";
@@ -133,7 +144,8 @@ enum base_code aud_query_show(struct base_pg *pg, const char *what, const struct
 
     parse_place(what, instance, seq);
     rc = base_pg_exec(pg, sql,
-                      (struct base_pg_param[]){PG_TEXT(what), PG_TEXT(instance), PG_TEXT(seq), PG_TEXT(kek != NULL ? "yes" : "no")},
+                      (struct base_pg_param[]){PG_TEXT(what), PG_TEXT(instance), PG_TEXT(seq),
+                                               PG_TEXT(kek != NULL ? "yes" : "no")},
                       4, &rows, err);
     if (rc != BASE_OK)
         return rc;

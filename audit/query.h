@@ -42,8 +42,8 @@ enum aud_list_column {
 };
 
 /* Newest first. */
-enum base_code aud_query_list(struct base_pg *pg, const struct aud_query *query, struct base_pg_rows **ret_rows,
-                              struct base_err *err);
+enum base_code aud_query_list(struct base_pg *pg, const struct aud_query *query,
+                              struct base_pg_rows **ret_rows, struct base_err *err);
 
 /* One record as its canonical bytes say. */
 struct aud_shown {
@@ -52,7 +52,8 @@ struct aud_shown {
     struct aud_hash_text {
         char hex[2 * BASE_SHA256_BYTES + 1];
     } hash;
-    unsigned char *content; /* decrypted; NULL: none, or not asked for, or not to be had (content_note says why) */
+    unsigned char
+        *content; /* decrypted; NULL: none, or not asked for, or not to be had (content_note says why) */
     size_t content_len;
     char content_note[120];
 };
@@ -64,8 +65,9 @@ struct aud_shown_list {
 };
 void aud_shown_free(struct aud_shown_list *list); /* wipes content */
 
-/* what: a request id, or INSTANCE:SEQ, which stands for the request of that record. kek NULL: no content. BASE_NOT_FOUND. */
-enum base_code aud_query_show(struct base_pg *pg, const char *what, const struct base_secret *kek, struct aud_shown_list *list,
-                              struct base_err *err);
+/* what: a request id, or INSTANCE:SEQ, which stands for the request of that record. kek NULL: no content.
+ * BASE_NOT_FOUND. */
+enum base_code aud_query_show(struct base_pg *pg, const char *what, const struct base_secret *kek,
+                              struct aud_shown_list *list, struct base_err *err);
 
 #endif

@@ -9,13 +9,15 @@
 static const char magic[4] = {'G', 'H', 'A', 'R'};
 
 const char *const aud_text_names[AUD_N_TEXTS] = {
-    "request_id", "pseudonym",    "auth_method", "credential_id", "tenant",     "roles",          "api",    "peer",
-    "model_asked", "route",       "route_kind",  "upstream_model", "policy_hash", "class",        "class_source",
-    "decision",   "guard",        "action",      "target",        "status",     "error_code",     "finish_reason",
+    "request_id",  "pseudonym", "auth_method",  "credential_id", "tenant",     "roles",
+    "api",         "peer",      "model_asked",  "route",         "route_kind", "upstream_model",
+    "policy_hash", "class",     "class_source", "decision",      "guard",      "action",
+    "target",      "status",    "error_code",   "finish_reason",
 };
 
 const char *const aud_number_names[AUD_N_NUMBERS] = {
-    "epoch", "attempts", "prompt_tokens", "completion_tokens", "released_bytes", "max_tokens", "ttft_us", "duration_us",
+    "epoch",          "attempts",   "prompt_tokens", "completion_tokens",
+    "released_bytes", "max_tokens", "ttft_us",       "duration_us",
 };
 
 const char *aud_kind_name(unsigned kind)
@@ -40,8 +42,8 @@ bool aud_text_valid(const char *s, size_t n)
     return n == 0 || (memchr(s, 0, n) == NULL && base_utf8_valid(s, n));
 }
 
-/* Which payload a kind may have: an intent, outcome or event content under a person's key; a person key itself; a mapping one
- * that no person's key opens. */
+/* Which payload a kind may have: an intent, outcome or event content under a person's key; a person key
+ * itself; a mapping one that no person's key opens. */
 static bool payload_shape_valid(const struct aud_fields *f)
 {
     if (f->payload_len > AUD_PAYLOAD_MAX || (f->payload_len > 0 && f->payload_len < BASE_GCM_TAG_BYTES))
@@ -197,7 +199,8 @@ static void take_key_and_payload(struct cursor *c, struct aud_fields *f)
     }
 }
 
-enum base_code aud_record_decode(const void *bytes, size_t n, struct aud_fields *ret_fields, struct base_err *err)
+enum base_code aud_record_decode(const void *bytes, size_t n, struct aud_fields *ret_fields,
+                                 struct base_err *err)
 {
     struct cursor c = {.at = bytes, .end = (const unsigned char *)bytes + n};
     struct aud_fields f = {.kind = 0};
@@ -228,8 +231,7 @@ enum base_code aud_record_decode(const void *bytes, size_t n, struct aud_fields 
     }
     take_key_and_payload(&c, &f);
     if (c.bad || c.at != c.end || f.seq > INT64_MAX || f.wall_us < 0 || f.wall_us > AUD_WALL_MAX_US ||
-        !aud_instance_valid(f.instance.at, f.instance.len) ||
-        !payload_shape_valid(&f))
+        !aud_instance_valid(f.instance.at, f.instance.len) || !payload_shape_valid(&f))
         return base_fail(err, BASE_CORRUPT, 0, "record's bytes are malformed");
     *ret_fields = f;
     return BASE_OK;

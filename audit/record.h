@@ -1,10 +1,10 @@
 /* A record's canonical bytes: one encoding for one record, whatever machine writes it.
  *
- * What: struct aud_fields (everything a record says, the content's ciphertext only by its digest) to bytes and back.
- *       docs/audit-format.md describes the bytes; the hash chain (chain.h) is over them.
- * Who:  any thread; nothing here is shared.
- * Promises: encode(decode(bytes)) == bytes for every input that decodes: there is no second spelling of a record.
- * Limits: AUD_CANONICAL_MAX. Texts are UTF-8 without NUL, at most AUD_TEXT_MAX bytes.
+ * What: struct aud_fields (everything a record says, the content's ciphertext only by its digest) to bytes
+ * and back. docs/audit-format.md describes the bytes; the hash chain (chain.h) is over them. Who:  any
+ * thread; nothing here is shared. Promises: encode(decode(bytes)) == bytes for every input that decodes:
+ * there is no second spelling of a record. Limits: AUD_CANONICAL_MAX. Texts are UTF-8 without NUL, at most
+ * AUD_TEXT_MAX bytes.
  */
 #ifndef AUDIT_RECORD_H
 #define AUDIT_RECORD_H
@@ -14,20 +14,21 @@
 #include "base/buf.h"
 #include "base/crypto.h"
 
-#define AUD_CANONICAL_MAX 16384u
+#define AUD_CANONICAL_MAX     16384u
 #define AUD_CANONICAL_VERSION 1u
-#define AUD_PAYLOAD_MAX   (AUD_CONTENT_MAX + BASE_GCM_TAG_BYTES)
-#define AUD_KEY_ID_BYTES  16u
-#define AUD_INSTANCE_MAX  32u
-#define AUD_WALL_MAX_US   INT64_C(253402300799999999) /* the end of 9999: what both Postgres and RFC 3339 can say */
+#define AUD_PAYLOAD_MAX       (AUD_CONTENT_MAX + BASE_GCM_TAG_BYTES)
+#define AUD_KEY_ID_BYTES      16u
+#define AUD_INSTANCE_MAX      32u
+#define AUD_WALL_MAX_US \
+    INT64_C(253402300799999999) /* the end of 9999: what both Postgres and RFC 3339 can say */
 
 /* Kinds that only this folder makes, beside those of enum aud_kind. */
 #define AUD_PERSON_KEY 4u /* payload: a person's data key, wrapped; goes to audit.person_keys */
 #define AUD_MAPPING    5u /* payload: issuer and subject, sealed; goes to mapping.subjects */
 #define AUD_KIND_LAST  5u
 
-/* The texts and numbers of a record, in the order of the canonical bytes. aud_text_names and aud_number_names are also the
- * columns of audit.records, which are written, compared and printed by these tables. */
+/* The texts and numbers of a record, in the order of the canonical bytes. aud_text_names and aud_number_names
+ * are also the columns of audit.records, which are written, compared and printed by these tables. */
 enum aud_text {
     AUD_T_REQUEST_ID,
     AUD_T_PSEUDONYM,
@@ -95,9 +96,10 @@ struct aud_fields {
 enum base_code aud_record_check(const struct aud_fields *fields, struct base_err *err);
 /* Checks, then appends to `out`. */
 enum base_code aud_record_encode(const struct aud_fields *fields, struct base_buf *out, struct base_err *err);
-/* Strict: every byte is accounted for. BASE_UNSUPPORTED for a later version, BASE_CORRUPT for anything else that does not fit.
- * The texts point into `bytes`. */
-enum base_code aud_record_decode(const void *bytes, size_t n, struct aud_fields *ret_fields, struct base_err *err);
+/* Strict: every byte is accounted for. BASE_UNSUPPORTED for a later version, BASE_CORRUPT for anything else
+ * that does not fit. The texts point into `bytes`. */
+enum base_code aud_record_decode(const void *bytes, size_t n, struct aud_fields *ret_fields,
+                                 struct base_err *err);
 
 /* UTF-8 without NUL; its length is not looked at. */
 bool aud_text_valid(const char *s, size_t n);

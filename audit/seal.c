@@ -1,4 +1,5 @@
-/* Sealing content, persons' keys and mappings. See seal.h; the exact bytes are in docs/audit-format.md, "Sealing". */
+/* Sealing content, persons' keys and mappings. See seal.h; the exact bytes are in docs/audit-format.md,
+ * "Sealing". */
 #include "audit/seal.h"
 
 #include "base/str.h"
@@ -31,7 +32,8 @@ static struct base_secret *derive(const struct base_secret *kek, const char *lab
     return secret;
 }
 
-struct aud_sealer *aud_sealer_new(const struct base_secret *kek, const struct base_secret *pseudonym_key, unsigned epoch)
+struct aud_sealer *aud_sealer_new(const struct base_secret *kek, const struct base_secret *pseudonym_key,
+                                  unsigned epoch)
 {
     struct aud_sealer *sealer = base_zalloc(sizeof(*sealer));
 
@@ -39,7 +41,8 @@ struct aud_sealer *aud_sealer_new(const struct base_secret *kek, const struct ba
     sealer->pseudonym_key = base_secret_new(base_secret_bytes(pseudonym_key), base_secret_len(pseudonym_key));
     sealer->mapping_key = derive(kek, "gatehouse mapping v1");
     sealer->epoch = epoch;
-    sealer->cache = mmap(NULL, sizeof(*sealer->cache) * SETS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    sealer->cache =
+        mmap(NULL, sizeof(*sealer->cache) * SETS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (sealer->cache == MAP_FAILED)
         abort();
     madvise(sealer->cache, sizeof(*sealer->cache) * SETS, MADV_DONTDUMP); /* keys stay out of core dumps */
@@ -73,7 +76,8 @@ void aud_sealer_pseudonym(const struct aud_sealer *sealer, const char *issuer, c
 
     memcpy(text, issuer, issuer_len + 1); /* the NUL between them: no two pairs make one text */
     memcpy(text + issuer_len + 1, subject, subject_len + 1);
-    base_hmac_sha256(base_secret_bytes(sealer->pseudonym_key), base_secret_len(sealer->pseudonym_key), text, n, digest);
+    base_hmac_sha256(base_secret_bytes(sealer->pseudonym_key), base_secret_len(sealer->pseudonym_key), text,
+                     n, digest);
     base_wipe(text, n);
     base_hex_encode(digest, 20, hex); /* 160 bits: no two people collide */
     snprintf(out, AUD_PSEUDONYM_MAX, "p%u-%s", sealer->epoch, hex);
@@ -90,7 +94,8 @@ static struct aud_person *set_of(struct aud_sealer *sealer, const char *pseudony
     return sealer->cache[(h ^ h >> 32) % SETS];
 }
 
-struct aud_person *aud_sealer_person(struct aud_sealer *sealer, const char *pseudonym, uint64_t now_ms, bool *ret_new)
+struct aud_person *aud_sealer_person(struct aud_sealer *sealer, const char *pseudonym, uint64_t now_ms,
+                                     bool *ret_new)
 {
     struct aud_person *set = set_of(sealer, pseudonym), *oldest = &set[0];
 
@@ -176,8 +181,8 @@ static struct aad aad_mapping(const struct aud_fields *f)
 }
 
 /* Seals n bytes into out (n + tag) and notes nonce, length and digest in f. */
-static void seal(const unsigned char *key, const struct aad *aad, const void *in, size_t n, unsigned char *out,
-                 struct aud_fields *f)
+static void seal(const unsigned char *key, const struct aad *aad, const void *in, size_t n,
+                 unsigned char *out, struct aud_fields *f)
 {
     base_random(f->nonce, sizeof(f->nonce));
     base_gcm_seal(key, f->nonce, aad->bytes, aad->len, in, n, out, out + n);
@@ -185,7 +190,8 @@ static void seal(const unsigned char *key, const struct aad *aad, const void *in
     base_sha256(out, f->payload_len, f->payload_sha256);
 }
 
-void aud_seal_content(const struct aud_person *person, struct aud_fields *f, const void *content, size_t n, unsigned char *out)
+void aud_seal_content(const struct aud_person *person, struct aud_fields *f, const void *content, size_t n,
+                      unsigned char *out)
 {
     struct aad aad;
 
@@ -205,8 +211,8 @@ void aud_seal_key(const struct aud_sealer *sealer, const struct aud_person *pers
     seal(base_secret_bytes(sealer->kek), &aad, person->key, sizeof(person->key), out, f);
 }
 
-void aud_seal_mapping(const struct aud_sealer *sealer, struct aud_fields *f, const char *issuer, const char *subject,
-                      unsigned char out[AUD_MAPPING_SEALED_MAX])
+void aud_seal_mapping(const struct aud_sealer *sealer, struct aud_fields *f, const char *issuer,
+                      const char *subject, unsigned char out[AUD_MAPPING_SEALED_MAX])
 {
     struct aad aad = aad_mapping(f), plain = {.len = 0};
 
@@ -217,8 +223,9 @@ void aud_seal_mapping(const struct aud_sealer *sealer, struct aud_fields *f, con
 }
 
 enum base_code aud_open_key(const unsigned char kek[BASE_GCM_KEY_BYTES], const char *pseudonym,
-                            const unsigned char key_id[AUD_KEY_ID_BYTES], const unsigned char nonce[BASE_GCM_NONCE_BYTES],
-                            const void *wrapped, size_t n, unsigned char ret_key[BASE_GCM_KEY_BYTES], struct base_err *err)
+                            const unsigned char key_id[AUD_KEY_ID_BYTES],
+                            const unsigned char nonce[BASE_GCM_NONCE_BYTES], const void *wrapped, size_t n,
+                            unsigned char ret_key[BASE_GCM_KEY_BYTES], struct base_err *err)
 {
     struct aad aad;
 
@@ -231,8 +238,8 @@ enum base_code aud_open_key(const unsigned char kek[BASE_GCM_KEY_BYTES], const c
     return BASE_OK;
 }
 
-enum base_code aud_open_content(const unsigned char key[BASE_GCM_KEY_BYTES], const struct aud_fields *f, const void *payload,
-                                size_t n, unsigned char *out, struct base_err *err)
+enum base_code aud_open_content(const unsigned char key[BASE_GCM_KEY_BYTES], const struct aud_fields *f,
+                                const void *payload, size_t n, unsigned char *out, struct base_err *err)
 {
     struct aad aad = aad_content(f);
 
@@ -255,8 +262,9 @@ static size_t mapping_text(const unsigned char *at, size_t n, char out[AUD_TEXT_
     return 2 + len;
 }
 
-enum base_code aud_open_mapping(const struct aud_sealer *sealer, const struct aud_fields *f, const void *payload, size_t n,
-                                struct aud_mapping *ret_mapping, struct base_err *err)
+enum base_code aud_open_mapping(const struct aud_sealer *sealer, const struct aud_fields *f,
+                                const void *payload, size_t n, struct aud_mapping *ret_mapping,
+                                struct base_err *err)
 {
     struct aad aad = aad_mapping(f);
     unsigned char plain[AUD_MAPPING_MAX];
@@ -265,8 +273,8 @@ enum base_code aud_open_mapping(const struct aud_sealer *sealer, const struct au
     if (n != f->payload_len || n < BASE_GCM_TAG_BYTES || n > AUD_MAPPING_SEALED_MAX)
         return base_fail(err, BASE_CORRUPT, 0, "a mapping of %zu bytes", n);
     plain_len = n - BASE_GCM_TAG_BYTES;
-    if (base_gcm_open(base_secret_bytes(sealer->mapping_key), f->nonce, aad.bytes, aad.len, payload, plain_len, plain,
-                      (const unsigned char *)payload + plain_len) != BASE_OK)
+    if (base_gcm_open(base_secret_bytes(sealer->mapping_key), f->nonce, aad.bytes, aad.len, payload,
+                      plain_len, plain, (const unsigned char *)payload + plain_len) != BASE_OK)
         return base_fail(err, BASE_CORRUPT, 0, "the key does not open this mapping");
     used = mapping_text(plain, plain_len, ret_mapping->issuer);
     used = used > 0 ? mapping_text(plain + used, plain_len - used, ret_mapping->subject) : 0;

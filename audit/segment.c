@@ -27,7 +27,8 @@ static uint64_t get(const unsigned char *at, unsigned n_bytes)
     return value;
 }
 
-void aud_segment_header_write(const struct aud_segment_header *header, unsigned char out[AUD_SEGMENT_HEADER_BYTES])
+void aud_segment_header_write(const struct aud_segment_header *header,
+                              unsigned char out[AUD_SEGMENT_HEADER_BYTES])
 {
     memset(out, 0, AUD_SEGMENT_HEADER_BYTES);
     memcpy(out, segment_magic, sizeof(segment_magic));
@@ -38,8 +39,8 @@ void aud_segment_header_write(const struct aud_segment_header *header, unsigned 
     put(out + H_CRC, base_crc32c(0, out, H_CRC), 4);
 }
 
-enum base_code aud_segment_header_parse(const unsigned char *bytes, size_t n, struct aud_segment_header *ret_header,
-                                        struct base_err *err)
+enum base_code aud_segment_header_parse(const unsigned char *bytes, size_t n,
+                                        struct aud_segment_header *ret_header, struct base_err *err)
 {
     struct aud_segment_header h = {.first_seq = 0};
     size_t instance_len;
@@ -66,8 +67,9 @@ static uint32_t frame_crc(const unsigned char *frame, size_t body_len)
     return base_crc32c(base_crc32c(0, frame + F_LEN, F_CRC - F_LEN), frame + F_BODY, body_len);
 }
 
-enum base_code aud_frame_append(struct base_buf *out, uint64_t synced, const struct aud_hash *hash, const void *canonical,
-                                size_t canonical_len, const void *payload, size_t payload_len)
+enum base_code aud_frame_append(struct base_buf *out, uint64_t synced, const struct aud_hash *hash,
+                                const void *canonical, size_t canonical_len, const void *payload,
+                                size_t payload_len)
 {
     size_t body_len = BASE_SHA256_BYTES + 4 + canonical_len + payload_len;
     unsigned char *at = (unsigned char *)base_buf_reserve(out, F_BODY + body_len), *body;
@@ -121,8 +123,9 @@ enum base_code aud_frame_parse(const unsigned char *bytes, size_t n, struct aud_
     return BASE_OK;
 }
 
-enum base_code aud_frame_check(const struct aud_frame *frame, const char *instance, uint64_t seq, const struct aud_hash *prev,
-                               struct aud_fields *ret_fields, struct base_err *err)
+enum base_code aud_frame_check(const struct aud_frame *frame, const char *instance, uint64_t seq,
+                               const struct aud_hash *prev, struct aud_fields *ret_fields,
+                               struct base_err *err)
 {
     struct aud_hash hash = aud_chain_link(prev, frame->canonical, frame->canonical_len);
     unsigned char digest[BASE_SHA256_BYTES];
@@ -130,23 +133,26 @@ enum base_code aud_frame_check(const struct aud_frame *frame, const char *instan
     enum base_code rc;
 
     if (memcmp(hash.bytes, frame->hash.bytes, sizeof(hash.bytes)) != 0)
-        return base_fail(err, BASE_CORRUPT, 0, "the hash of record %llu does not fit", (unsigned long long)seq);
+        return base_fail(err, BASE_CORRUPT, 0, "the hash of record %llu does not fit",
+                         (unsigned long long)seq);
     rc = aud_record_decode(frame->canonical, frame->canonical_len, &f, err);
     if (rc != BASE_OK)
         return rc;
-    if (f.seq != seq || f.instance.len != strlen(instance) || memcmp(f.instance.at, instance, f.instance.len) != 0)
-        return base_fail(err, BASE_CORRUPT, 0, "record %llu stands where %llu of %s belongs", (unsigned long long)f.seq,
-                         (unsigned long long)seq, instance);
+    if (f.seq != seq || f.instance.len != strlen(instance) ||
+        memcmp(f.instance.at, instance, f.instance.len) != 0)
+        return base_fail(err, BASE_CORRUPT, 0, "record %llu stands where %llu of %s belongs",
+                         (unsigned long long)f.seq, (unsigned long long)seq, instance);
     base_sha256(frame->payload, frame->payload_len, digest);
     if (f.payload_len != frame->payload_len ||
         (f.payload_len > 0 && memcmp(digest, f.payload_sha256, sizeof(digest)) != 0))
-        return base_fail(err, BASE_CORRUPT, 0, "the payload of record %llu does not fit", (unsigned long long)seq);
+        return base_fail(err, BASE_CORRUPT, 0, "the payload of record %llu does not fit",
+                         (unsigned long long)seq);
     *ret_fields = f;
     return BASE_OK;
 }
 
-/* True when after `from` some frame stands whole that was built when more than `from` bytes were durable: then what is broken
- * at `from` had been acknowledged. */
+/* True when after `from` some frame stands whole that was built when more than `from` bytes were durable:
+ * then what is broken at `from` had been acknowledged. */
 static bool acknowledged_after(const unsigned char *bytes, size_t n, size_t from)
 {
     const unsigned char *at = bytes + from;
@@ -161,7 +167,8 @@ static bool acknowledged_after(const unsigned char *bytes, size_t n, size_t from
     return false;
 }
 
-static enum base_code scan_tail(const unsigned char *bytes, size_t n, struct aud_scan *scan, struct base_err *err)
+static enum base_code scan_tail(const unsigned char *bytes, size_t n, struct aud_scan *scan,
+                                struct base_err *err)
 {
     size_t at = scan->good_end;
 
@@ -175,7 +182,8 @@ static enum base_code scan_tail(const unsigned char *bytes, size_t n, struct aud
     return BASE_OK;
 }
 
-enum base_code aud_segment_scan(const unsigned char *bytes, size_t n, struct aud_scan *scan, struct base_err *err)
+enum base_code aud_segment_scan(const unsigned char *bytes, size_t n, struct aud_scan *scan,
+                                struct base_err *err)
 {
     enum base_code rc = aud_segment_header_parse(bytes, n, &scan->header, err);
 
@@ -190,7 +198,8 @@ enum base_code aud_segment_scan(const unsigned char *bytes, size_t n, struct aud
         struct aud_frame frame;
         struct aud_fields fields;
 
-        if (scan->good_end == n || aud_frame_parse(bytes + scan->good_end, n - scan->good_end, &frame) != BASE_OK)
+        if (scan->good_end == n ||
+            aud_frame_parse(bytes + scan->good_end, n - scan->good_end, &frame) != BASE_OK)
             return scan_tail(bytes, n, scan, err);
         rc = aud_frame_check(&frame, scan->instance, scan->next_seq, &scan->head, &fields, err);
         if (rc != BASE_OK) /* its CRC fits: this was never a torn write */

@@ -6,8 +6,10 @@
  *      |______________________________________|  back off, doubling
  *
  * Invariants:
- *   1. in step: the database holds exactly the records below shipped_seq, and the cursor stands at shipped_seq;
- *   2. a batch is one transaction, and (instance, seq) is unique there: nothing is half shipped or shipped twice;
+ *   1. in step: the database holds exactly the records below shipped_seq, and the cursor stands at
+ * shipped_seq;
+ *   2. a batch is one transaction, and (instance, seq) is unique there: nothing is half shipped or shipped
+ * twice;
  *   3. the journal is dropped only below what a COMMIT or a compared head has confirmed.
  */
 #include "audit/ship.h"
@@ -25,6 +27,7 @@
 struct aud_shipper {
     struct aud_journal *journal;
     struct aud_sink *sink;
+    struct aud_kept *kept;
     char instance[AUD_INSTANCE_MAX + 1];
     pthread_t thread;
 
@@ -51,12 +54,14 @@ enum base_code aud_ship_compare(struct aud_journal *journal, struct aud_cursor *
 
     if (next_seq > end)
         return base_fail(err, BASE_CORRUPT, 0,
-                         "the database holds %llu records of this instance, the journal knows %llu: is the journal an old copy, "
+                         "the database holds %llu records of this instance, the journal knows %llu: is the "
+                         "journal an old copy, "
                          "or another process using this instance's name?",
                          (unsigned long long)next_seq, (unsigned long long)end);
     if (next_seq < first)
         return base_fail(err, BASE_CORRUPT, 0,
-                         "the database holds %llu records of this instance, the journal begins with %llu: records are missing in "
+                         "the database holds %llu records of this instance, the journal begins with %llu: "
+                         "records are missing in "
                          "the database",
                          (unsigned long long)next_seq, (unsigned long long)first);
     rc = aud_cursor_seek(cursor, next_seq, &prev, err);
@@ -83,6 +88,23 @@ static void confirm(struct aud_shipper *s, uint64_t shipped_seq, int64_t oldest_
     aud_journal_drop_below(s->journal, shipped_seq);
 }
 
+static enum base_code map_kept(const struct aud_fields *fields, const struct aud_frame *frame, void *user,
+                               struct base_err *err)
+{
+    return aud_sink_map(user, fields, frame, err);
+}
+
+/* A mapper was configured after a time without one: it gets what was kept for it. */
+static enum base_code hand_over_kept(struct aud_shipper *s, struct base_err *err)
+{
+    enum base_code rc;
+
+    if (!aud_sink_has_mapper(s->sink) || aud_kept_empty(s->kept))
+        return BASE_OK;
+    rc = aud_kept_each(s->kept, map_kept, s->sink, err);
+    return rc == BASE_OK ? aud_kept_clear(s->kept, err) : rc;
+}
+
 static enum base_code get_in_step(struct aud_shipper *s, struct base_err *err)
 {
     struct aud_hash head;
@@ -91,6 +113,8 @@ static enum base_code get_in_step(struct aud_shipper *s, struct base_err *err)
 
     if (rc == BASE_OK)
         rc = aud_ship_compare(s->journal, s->cursor, next_seq, &head, err);
+    if (rc == BASE_OK)
+        rc = hand_over_kept(s, err);
     if (rc != BASE_OK)
         return rc;
     s->prev = head;
@@ -108,9 +132,12 @@ static enum base_code check_end(struct aud_shipper *s, struct base_err *err)
     enum base_code rc = aud_sink_head(s->sink, &next_seq, &head, err);
 
     s->checked_ms = base_mono_ms();
-    if (rc == BASE_OK && (next_seq != s->shipped_seq || memcmp(head.bytes, s->prev.bytes, sizeof(head.bytes)) != 0))
-        rc = base_fail(err, BASE_CORRUPT, 0, "the end of this instance's chain in the database changed after it was shipped: "
-                       "%llu records there, %llu shipped", (unsigned long long)next_seq, (unsigned long long)s->shipped_seq);
+    if (rc == BASE_OK &&
+        (next_seq != s->shipped_seq || memcmp(head.bytes, s->prev.bytes, sizeof(head.bytes)) != 0))
+        rc = base_fail(err, BASE_CORRUPT, 0,
+                       "the end of this instance's chain in the database changed after it was shipped: "
+                       "%llu records there, %llu shipped",
+                       (unsigned long long)next_seq, (unsigned long long)s->shipped_seq);
     return rc;
 }
 
@@ -121,7 +148,8 @@ static enum base_code ship_batch(struct aud_shipper *s, struct base_err *err)
     enum base_code rc = BASE_OK;
     int64_t newest_wall_us = 0;
 
-    while (rc == BASE_OK && seq - s->shipped_seq < AUD_SHIP_RECORDS_MAX && aud_sink_pending_bytes(s->sink) < AUD_SHIP_BYTES_MAX) {
+    while (rc == BASE_OK && seq - s->shipped_seq < AUD_SHIP_RECORDS_MAX &&
+           aud_sink_pending_bytes(s->sink) < AUD_SHIP_BYTES_MAX) {
         struct aud_frame frame;
         struct aud_fields fields;
 
@@ -132,6 +160,8 @@ static enum base_code ship_batch(struct aud_shipper *s, struct base_err *err)
             rc = aud_frame_check(&frame, s->instance, seq, &prev, &fields, err);
         if (rc == BASE_OK)
             rc = aud_sink_add(s->sink, &fields, &frame, &prev, err);
+        if (rc == BASE_OK && fields.kind == AUD_MAPPING && !aud_sink_has_mapper(s->sink))
+            rc = aud_kept_add(s->kept, &frame, err);
         if (rc == BASE_OK) {
             prev = frame.hash;
             newest_wall_us = fields.wall_us;
@@ -140,6 +170,8 @@ static enum base_code ship_batch(struct aud_shipper *s, struct base_err *err)
     }
     if (rc == BASE_OK || rc == BASE_NOT_FOUND)
         rc = aud_sink_write(s->sink, err);
+    else
+        aud_sink_forget(s->sink);
     if (rc != BASE_OK)
         return rc;
     s->prev = prev;
@@ -165,8 +197,8 @@ static void failed(struct aud_shipper *s, enum base_code rc, const struct base_e
     if (s->backoff_ms > AUD_SHIP_BACKOFF_MAX_MS)
         s->backoff_ms = AUD_SHIP_BACKOFF_MAX_MS;
     if (!s->was_logged)
-        base_log_err(rc == BASE_UNAVAILABLE || rc == BASE_TIMEOUT ? BASE_LOG_WARN : BASE_LOG_ERROR, "audit.ship_failed",
-                     "audit records stay in the journal for now", err);
+        base_log_err(rc == BASE_UNAVAILABLE || rc == BASE_TIMEOUT ? BASE_LOG_WARN : BASE_LOG_ERROR,
+                     "audit.ship_failed", "audit records stay in the journal for now", err);
     s->was_logged = true;
     pthread_mutex_lock(&s->lock);
     s->up = false;
@@ -241,13 +273,15 @@ static void *run(void *arg)
     return NULL;
 }
 
-struct aud_shipper *aud_shipper_new(struct aud_journal *journal, struct aud_sink *sink, const char *instance)
+struct aud_shipper *aud_shipper_new(struct aud_journal *journal, struct aud_sink *sink, struct aud_kept *kept,
+                                    const char *instance)
 {
     struct aud_shipper *s = base_zalloc(sizeof(*s));
     pthread_condattr_t attr;
 
     s->journal = journal;
     s->sink = sink;
+    s->kept = kept;
     snprintf(s->instance, sizeof(s->instance), "%s", instance);
     s->cursor = aud_cursor_new(journal, NULL);
     s->shipped_seq = aud_journal_first_seq(journal);
@@ -293,7 +327,8 @@ void aud_shipper_stats(struct aud_shipper *s, struct aud_ship_stats *ret_stats)
 
     pthread_mutex_lock(&s->lock);
     ret_stats->shipped_seq = s->shipped_seq;
-    ret_stats->lag_us = s->oldest_wall_us != 0 && now > s->oldest_wall_us ? (uint64_t)(now - s->oldest_wall_us) : 0;
+    ret_stats->lag_us =
+        s->oldest_wall_us != 0 && now > s->oldest_wall_us ? (uint64_t)(now - s->oldest_wall_us) : 0;
     ret_stats->up = s->up;
     pthread_mutex_unlock(&s->lock);
 }

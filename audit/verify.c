@@ -1,8 +1,9 @@
 /* Verifying the record. See verify.h.
  *
- * Per instance, in order of sequence: the number follows the one before; canonical bytes decode and name this place; their hash
- * links to the one before; every column says what the canonical bytes say; content and wrapped key have the digest that the
- * canonical bytes name. The first difference ends the run: after it nothing of that chain proves anything.
+ * Per instance, in order of sequence: the number follows the one before; canonical bytes decode and name this
+ * place; their hash links to the one before; every column says what the canonical bytes say; content and
+ * wrapped key have the digest that the canonical bytes name. The first difference ends the run: after it
+ * nothing of that chain proves anything.
  */
 #include "audit/verify.h"
 
@@ -18,15 +19,31 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PAGE_ROWS      500u
-#define PAGE_CONTENT   (16u << 20) /* bytes of content fetched at once, but for one larger record */
-#define TIMEOUT_MS     60000u
-#define JOURNAL_TRIES  5u
-#define INSTANCES_MAX  10000u
+#define PAGE_ROWS     500u
+#define PAGE_CONTENT  (16u << 20) /* bytes of content fetched at once, but for one larger record */
+#define TIMEOUT_MS    60000u
+#define JOURNAL_TRIES 5u
+#define INSTANCES_MAX 10000u
 
 /* columns of a page, before the texts and numbers */
-enum { C_SEQ, C_KIND, C_WALL, C_REASONS, C_KEY_ID, C_NONCE, C_CANONICAL, C_PREV, C_HASH, C_CONTENT_LEN, C_KEY_FOUND, C_KEY_WRAPPED,
-       C_KEY_NONCE, C_KEY_PSEUDONYM, C_KEY_CREATED, C_TEXTS };
+enum {
+    C_SEQ,
+    C_KIND,
+    C_WALL,
+    C_REASONS,
+    C_KEY_ID,
+    C_NONCE,
+    C_CANONICAL,
+    C_PREV,
+    C_HASH,
+    C_CONTENT_LEN,
+    C_KEY_FOUND,
+    C_KEY_WRAPPED,
+    C_KEY_NONCE,
+    C_KEY_PSEUDONYM,
+    C_KEY_CREATED,
+    C_TEXTS
+};
 
 struct verify {
     const struct aud_verify_options *options;
@@ -39,7 +56,8 @@ struct verify {
     char page_sql[4096];
 };
 
-/* One record of a page with its decoded canonical bytes; `request` and `wall` name it to a reader even when those are bad. */
+/* One record of a page with its decoded canonical bytes; `request` and `wall` name it to a reader even when
+ * those are bad. */
 struct row {
     const struct base_pg_rows *rows;
     unsigned at;
@@ -58,8 +76,10 @@ static void make_page_sql(struct verify *v)
     char *at = v->page_sql, *end = at + sizeof(v->page_sql);
 
     at += snprintf(at, (size_t)(end - at),
-                   "SELECT r.seq, r.kind, (extract(epoch FROM r.wall) * 1000000)::bigint, r.reasons, r.key_id, r.nonce, r.canonical, "
-                   "r.prev_hash, r.hash, octet_length(r.content), k.key_id IS NOT NULL, k.wrapped, k.nonce, k.pseudonym, "
+                   "SELECT r.seq, r.kind, (extract(epoch FROM r.wall) * 1000000)::bigint, r.reasons, "
+                   "r.key_id, r.nonce, r.canonical, "
+                   "r.prev_hash, r.hash, octet_length(r.content), k.key_id IS NOT NULL, k.wrapped, k.nonce, "
+                   "k.pseudonym, "
                    "(extract(epoch FROM k.created) * 1000000)::bigint");
     for (unsigned i = 0; i < AUD_N_TEXTS; i++)
         at += snprintf(at, (size_t)(end - at), ", r.\"%s\"", aud_text_names[i]);
@@ -80,13 +100,15 @@ __attribute__((format(printf, 3, 4))) static void broken(struct verify *v, int64
         return;
     v->result->intact = false;
     v->result->bad_seq = seq;
-    snprintf(v->result->bad_instance, sizeof(v->result->bad_instance), "%s", v->instance != NULL ? v->instance : "");
+    snprintf(v->result->bad_instance, sizeof(v->result->bad_instance), "%s",
+             v->instance != NULL ? v->instance : "");
     va_start(args, fmt);
     vsnprintf(v->result->problem, sizeof(v->result->problem), fmt, args);
     va_end(args);
 }
 
-/* "record gate-1:17 (request r-5, time 2026-...): " + what. Names come from the columns: bad bytes name nothing. */
+/* "record gate-1:17 (request r-5, time 2026-...): " + what. Names come from the columns: bad bytes name
+ * nothing. */
 static void bad_row(struct verify *v, const struct row *row, const char *what, const char *meaning)
 {
     const char *request = base_pg_text(row->rows, row->at, C_TEXTS + AUD_T_REQUEST_ID);
@@ -109,7 +131,8 @@ static bool same_text(const struct base_pg_rows *rows, unsigned row, unsigned co
 }
 
 /* bytes NULL: the column must be SQL NULL. */
-static bool same_bytes(const struct base_pg_rows *rows, unsigned row, unsigned column, const void *bytes, size_t n)
+static bool same_bytes(const struct base_pg_rows *rows, unsigned row, unsigned column, const void *bytes,
+                       size_t n)
 {
     auto_free unsigned char *value = NULL;
     size_t len = 0;
@@ -200,26 +223,30 @@ static bool has_content(const struct aud_fields *f)
 /* All of a row but its content's digest. */
 static void check_row(struct verify *v, struct row *row)
 {
-    static const char changed[] = "It was changed after it was written; this record and all later ones of the instance are not "
-                                  "proven";
+    static const char changed[] =
+        "It was changed after it was written; this record and all later ones of the instance are not "
+        "proven";
     int64_t seq = base_pg_int(row->rows, row->at, C_SEQ);
     const char *content_len = base_pg_text(row->rows, row->at, C_CONTENT_LEN), *column;
     struct aud_hash hash;
     char what[160];
 
     if ((uint64_t)seq != v->next_seq) {
-        broken(v, (int64_t)v->next_seq, "record %s:%llu is missing: after %lld comes %lld. It was deleted, or given another number",
+        broken(v, (int64_t)v->next_seq,
+               "record %s:%llu is missing: after %lld comes %lld. It was deleted, or given another number",
                v->instance, (unsigned long long)v->next_seq, (long long)v->next_seq - 1, (long long)seq);
         return;
     }
     row->canonical = base_pg_bytes(row->rows, row->at, C_CANONICAL, &row->canonical_len);
-    if (row->canonical == NULL || aud_record_decode(row->canonical, row->canonical_len, &row->fields, NULL) != BASE_OK) {
+    if (row->canonical == NULL ||
+        aud_record_decode(row->canonical, row->canonical_len, &row->fields, NULL) != BASE_OK) {
         bad_row(v, row, "its canonical bytes are malformed", changed);
         return;
     }
     if (row->fields.seq != v->next_seq || row->fields.instance.len != strlen(v->instance) ||
         memcmp(row->fields.instance.at, v->instance, row->fields.instance.len) != 0) {
-        bad_row(v, row, "its canonical bytes belong to another place in the chain", "Records were moved or exchanged");
+        bad_row(v, row, "its canonical bytes belong to another place in the chain",
+                "Records were moved or exchanged");
         return;
     }
     hash = aud_chain_link(&v->prev, row->canonical, row->canonical_len);
@@ -234,18 +261,22 @@ static void check_row(struct verify *v, struct row *row)
     column = differing_column(row);
     if (column != NULL) {
         snprintf(what, sizeof(what), "column %s differs from the canonical bytes", column);
-        bad_row(v, row, what, "The column was changed after it was written; the canonical bytes hold what was recorded");
+        bad_row(v, row, what,
+                "The column was changed after it was written; the canonical bytes hold what was recorded");
         return;
     }
     if (has_content(&row->fields) != (content_len != NULL) ||
-        (content_len != NULL && (uint64_t)base_pg_int(row->rows, row->at, C_CONTENT_LEN) != row->fields.payload_len)) {
-        bad_row(v, row, "content is missing or has another length", "The content was changed after it was written");
+        (content_len != NULL &&
+         (uint64_t)base_pg_int(row->rows, row->at, C_CONTENT_LEN) != row->fields.payload_len)) {
+        bad_row(v, row, "content is missing or has another length",
+                "The content was changed after it was written");
         return;
     }
     column = row->fields.kind == AUD_PERSON_KEY ? differing_key(v, row) : NULL;
     if (column != NULL) {
         snprintf(what, sizeof(what), "column %s of its row in person_keys differs", column);
-        bad_row(v, row, what, "The person's key was exchanged or damaged; content sealed with it may be unreadable");
+        bad_row(v, row, what,
+                "The person's key was exchanged or damaged; content sealed with it may be unreadable");
         return;
     }
     v->prev = hash;
@@ -256,7 +287,8 @@ static void check_row(struct verify *v, struct row *row)
 /* --- content --- */
 
 /* Digests of the contents of rows from .. to - 1, which all passed check_row. */
-static enum base_code check_contents(struct verify *v, struct row *rows, unsigned from, unsigned to, struct base_err *err)
+static enum base_code check_contents(struct verify *v, struct row *rows, unsigned from, unsigned to,
+                                     struct base_err *err)
 {
     auto_pg_rows struct base_pg_rows *contents = NULL;
     char first[24], last[24];
@@ -265,9 +297,11 @@ static enum base_code check_contents(struct verify *v, struct row *rows, unsigne
     snprintf(first, sizeof(first), "%llu", (unsigned long long)rows[from].fields.seq);
     snprintf(last, sizeof(last), "%llu", (unsigned long long)rows[to - 1].fields.seq);
     rc = base_pg_exec(v->pg,
-                      "SELECT seq, content FROM audit.records WHERE instance = $1 AND seq BETWEEN $2::bigint AND $3::bigint AND "
+                      "SELECT seq, content FROM audit.records WHERE instance = $1 AND seq BETWEEN $2::bigint "
+                      "AND $3::bigint AND "
                       "content IS NOT NULL ORDER BY seq",
-                      (struct base_pg_param[]){PG_TEXT(v->instance), PG_TEXT(first), PG_TEXT(last)}, 3, &contents, err);
+                      (struct base_pg_param[]){PG_TEXT(v->instance), PG_TEXT(first), PG_TEXT(last)}, 3,
+                      &contents, err);
     if (rc != BASE_OK)
         return rc;
     for (unsigned i = from, k = 0; i < to && v->result->intact; i++) {
@@ -280,13 +314,16 @@ static enum base_code check_contents(struct verify *v, struct row *rows, unsigne
         if (k < base_pg_n_rows(contents) && (uint64_t)base_pg_int(contents, k, 0) == rows[i].fields.seq)
             bytes = base_pg_bytes(contents, k++, 1, &n);
         base_sha256(bytes != NULL ? bytes : (const unsigned char *)"", n, digest);
-        if (n != rows[i].fields.payload_len || memcmp(digest, rows[i].fields.payload_sha256, sizeof(digest)) != 0)
-            bad_row(v, &rows[i], "content does not have the digest that was recorded", "The content was changed after it was written");
+        if (n != rows[i].fields.payload_len ||
+            memcmp(digest, rows[i].fields.payload_sha256, sizeof(digest)) != 0)
+            bad_row(v, &rows[i], "content does not have the digest that was recorded",
+                    "The content was changed after it was written");
     }
     return BASE_OK;
 }
 
-static enum base_code check_page_contents(struct verify *v, struct row *rows, unsigned n, struct base_err *err)
+static enum base_code check_page_contents(struct verify *v, struct row *rows, unsigned n,
+                                          struct base_err *err)
 {
     unsigned from = 0;
     uint64_t bytes = 0;
@@ -317,14 +354,15 @@ static enum base_code check_page(struct verify *v, uint64_t last_seq, struct bas
 
     snprintf(from, sizeof(from), "%llu", (unsigned long long)v->next_seq);
     snprintf(to, sizeof(to), "%llu", (unsigned long long)last_seq);
-    rc = base_pg_exec(v->pg, v->page_sql, (struct base_pg_param[]){PG_TEXT(v->instance), PG_TEXT(from), PG_TEXT(to)}, 3, &rows,
+    rc = base_pg_exec(v->pg, v->page_sql,
+                      (struct base_pg_param[]){PG_TEXT(v->instance), PG_TEXT(from), PG_TEXT(to)}, 3, &rows,
                       err);
     if (rc != BASE_OK)
         return rc;
     n = base_pg_n_rows(rows);
     if (n == 0) {
-        broken(v, (int64_t)v->next_seq, "record %s:%llu is missing: it was deleted while this looked", v->instance,
-               (unsigned long long)v->next_seq);
+        broken(v, (int64_t)v->next_seq, "record %s:%llu is missing: it was deleted while this looked",
+               v->instance, (unsigned long long)v->next_seq);
         return BASE_OK;
     }
     list = base_zalloc(n * sizeof(*list));
@@ -350,8 +388,9 @@ static enum base_code check_page(struct verify *v, uint64_t last_seq, struct bas
 static enum base_code newest_seq(struct verify *v, int64_t *ret_seq, struct base_err *err)
 {
     auto_pg_rows struct base_pg_rows *rows = NULL;
-    enum base_code rc = base_pg_exec(v->pg, "SELECT coalesce(max(seq), -1) FROM audit.records WHERE instance = $1",
-                                     (struct base_pg_param[]){PG_TEXT(v->instance)}, 1, &rows, err);
+    enum base_code rc =
+        base_pg_exec(v->pg, "SELECT coalesce(max(seq), -1) FROM audit.records WHERE instance = $1",
+                     (struct base_pg_param[]){PG_TEXT(v->instance)}, 1, &rows, err);
 
     if (rc == BASE_OK)
         *ret_seq = base_pg_int(rows, 0, 0);
@@ -376,7 +415,8 @@ static enum base_code check_database(struct verify *v, struct base_err *err)
 
 /* --- the journal --- */
 
-/* The journal must hold the place where the database ends, with the same hash before it. BASE_NOT_FOUND: it does not (yet). */
+/* The journal must hold the place where the database ends, with the same hash before it. BASE_NOT_FOUND: it
+ * does not (yet). */
 static enum base_code follow_journal(struct verify *v, struct aud_cursor *cursor, struct base_err *err)
 {
     struct aud_hash prev;
@@ -386,8 +426,11 @@ static enum base_code follow_journal(struct verify *v, struct aud_cursor *cursor
     if (rc != BASE_OK)
         return rc;
     if (memcmp(prev.bytes, v->prev.bytes, sizeof(prev.bytes)) != 0) {
-        broken(v, (int64_t)seq - 1, "record %s:%lld in the database is not the one in the journal of this machine. The chain in the "
-               "database was rewritten, or the journal was", v->instance, (long long)seq - 1);
+        broken(
+            v, (int64_t)seq - 1,
+            "record %s:%lld in the database is not the one in the journal of this machine. The chain in the "
+            "database was rewritten, or the journal was",
+            v->instance, (long long)seq - 1);
         return BASE_OK;
     }
     for (;;) {
@@ -428,9 +471,10 @@ static enum base_code check_journal(struct verify *v, struct aud_cursor *cursor,
             return rc;
     }
     if (v->result->intact)
-        broken(v, (int64_t)v->next_seq, "record %s:%llu: the journal of this machine does not go on from the database's last record. "
-               "The newest records were deleted in the database, or the journal is an old copy", v->instance,
-               (unsigned long long)v->next_seq);
+        broken(v, (int64_t)v->next_seq,
+               "record %s:%llu: the journal of this machine does not go on from the database's last record. "
+               "The newest records were deleted in the database, or the journal is an old copy",
+               v->instance, (unsigned long long)v->next_seq);
     return BASE_OK;
 }
 
@@ -457,7 +501,8 @@ static enum base_code check_instance(struct verify *v, const char *instance, str
     if (rc == BASE_OK && strcmp(header.instance, instance) == 0)
         rc = check_journal(v, cursor, err);
     else if (rc == BASE_CORRUPT) {
-        broken(v, (int64_t)v->next_seq, "the journal of this machine: %s", err != NULL ? err->detail : "damaged");
+        broken(v, (int64_t)v->next_seq, "the journal of this machine: %s",
+               err != NULL ? err->detail : "damaged");
         rc = BASE_OK;
     } else if (rc == BASE_NOT_FOUND || (rc == BASE_IO && err != NULL && err->sys_errno == ENOENT))
         rc = BASE_OK; /* this machine has no journal */
@@ -469,10 +514,11 @@ static enum base_code check_instance(struct verify *v, const char *instance, str
 static enum base_code check_strange_keys(struct verify *v, struct base_err *err)
 {
     auto_pg_rows struct base_pg_rows *rows = NULL;
-    enum base_code rc = base_pg_exec(v->pg,
-                                     "SELECT encode(k.key_id, 'hex') FROM audit.person_keys k WHERE NOT EXISTS (SELECT FROM "
-                                     "audit.records r WHERE r.kind = 4 AND r.key_id = k.key_id) LIMIT 1",
-                                     NULL, 0, &rows, err);
+    enum base_code rc =
+        base_pg_exec(v->pg,
+                     "SELECT encode(k.key_id, 'hex') FROM audit.person_keys k WHERE NOT EXISTS (SELECT FROM "
+                     "audit.records r WHERE r.kind = 4 AND r.key_id = k.key_id) LIMIT 1",
+                     NULL, 0, &rows, err);
 
     v->instance = NULL;
     if (rc == BASE_OK && base_pg_n_rows(rows) > 0)
@@ -485,11 +531,12 @@ static enum base_code verify_all(struct verify *v, struct base_err *err)
 {
     auto_pg_rows struct base_pg_rows *rows = NULL;
     const char *wanted = v->options->instance;
-    enum base_code rc = base_pg_exec(v->pg,
-                                     "WITH RECURSIVE i(name) AS ((SELECT min(instance) FROM audit.records) UNION ALL SELECT (SELECT "
-                                     "min(instance) FROM audit.records WHERE instance > i.name) FROM i WHERE i.name IS NOT NULL) "
-                                     "SELECT name FROM i WHERE name IS NOT NULL AND ($1::text IS NULL OR name = $1) LIMIT 10000",
-                                     (struct base_pg_param[]){PG_TEXT(wanted)}, 1, &rows, err);
+    enum base_code rc = base_pg_exec(
+        v->pg,
+        "WITH RECURSIVE i(name) AS ((SELECT min(instance) FROM audit.records) UNION ALL SELECT (SELECT "
+        "min(instance) FROM audit.records WHERE instance > i.name) FROM i WHERE i.name IS NOT NULL) "
+        "SELECT name FROM i WHERE name IS NOT NULL AND ($1::text IS NULL OR name = $1) LIMIT 10000",
+        (struct base_pg_param[]){PG_TEXT(wanted)}, 1, &rows, err);
 
     if (rc != BASE_OK)
         return rc;
@@ -502,7 +549,8 @@ static enum base_code verify_all(struct verify *v, struct base_err *err)
     return rc;
 }
 
-enum base_code aud_verify(const struct aud_verify_options *options, struct aud_verify_result *ret_result, struct base_err *err)
+enum base_code aud_verify(const struct aud_verify_options *options, struct aud_verify_result *ret_result,
+                          struct base_err *err)
 {
     struct aud_verify_result result = {.intact = true, .bad_seq = -1};
     auto_pg struct base_pg *pg = base_pg_new(options->reader_dsn, TIMEOUT_MS);

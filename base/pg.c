@@ -1,17 +1,18 @@
 /* Postgres over libpq's asynchronous calls, made blocking again with a deadline. See pg.h.
  *
- * Why not the blocking calls: PQexec waits for ever on a server that stopped answering, and connect_timeout bounds nothing
- * after the connection stands. Here every wait is a poll() that ends with the call's deadline; a call that runs out of time
- * drops the connection, since what the server made of it is unknown.
+ * Why not the blocking calls: PQexec waits for ever on a server that stopped answering, and connect_timeout
+ * bounds nothing after the connection stands. Here every wait is a poll() that ends with the call's deadline;
+ * a call that runs out of time drops the connection, since what the server made of it is unknown.
  *
  * Invariants:
  *   1. between two calls, pg->conn is NULL, or idle with all results read, or in COPY IN (pg->copying);
  *   2. a connection whose state is in doubt is finished before the call returns;
- *   3. nothing of the connection string or of a parameter is put into an error: libpq's own texts about connecting name hosts
- *      and pieces of a malformed string, and the server's data exceptions (class 22) quote the value.
+ *   3. nothing of the connection string or of a parameter is put into an error: libpq's own texts about
+ * connecting name hosts and pieces of a malformed string, and the server's data exceptions (class 22) quote
+ * the value.
  *
- * What a deadline does not bound: getaddrinfo inside PQconnectStartParams, which follows the resolver's own time-outs. A
- * connection string with an address, a socket folder, or a local resolver avoids it.
+ * What a deadline does not bound: getaddrinfo inside PQconnectStartParams, which follows the resolver's own
+ * time-outs. A connection string with an address, a socket folder, or a local resolver avoids it.
  */
 #include "base/pg.h"
 
@@ -72,8 +73,8 @@ static uint64_t deadline_of(const struct base_pg *pg)
     return base_mono_ms() + pg->timeout_ms;
 }
 
-/* Waits for events on the connection's socket. BASE_OK: something is ready (or an error is, which the next libpq call will
- * report). */
+/* Waits for events on the connection's socket. BASE_OK: something is ready (or an error is, which the next
+ * libpq call will report). */
 static enum base_code wait_socket(PGconn *conn, short events, uint64_t deadline)
 {
     for (;;) {
@@ -98,12 +99,13 @@ static enum base_code lost(struct base_pg *pg, enum base_code rc, const char *do
 {
     base_pg_disconnect(pg);
     if (rc == BASE_TIMEOUT)
-        return base_fail(err, BASE_TIMEOUT, 0, "database did not answer within %u ms (%s)", pg->timeout_ms, doing);
+        return base_fail(err, BASE_TIMEOUT, 0, "database did not answer within %u ms (%s)", pg->timeout_ms,
+                         doing);
     return base_fail(err, BASE_UNAVAILABLE, 0, "database connection lost (%s)", doing);
 }
 
-/* The part of a connection failure that names no piece of the connection string: what the server said, or what the operating
- * system said. */
+/* The part of a connection failure that names no piece of the connection string: what the server said, or
+ * what the operating system said. */
 static const char *connect_reason(const char *message, char *out, size_t out_max)
 {
     static const char *const marks[] = {"FATAL:  ", " failed: "};
@@ -113,7 +115,8 @@ static const char *connect_reason(const char *message, char *out, size_t out_max
 
         if (at == NULL)
             continue;
-        for (; (next = strstr(at + 1, marks[m])) != NULL; at = next) /* several hosts: the last one's reason */
+        for (; (next = strstr(at + 1, marks[m])) != NULL;
+             at = next) /* several hosts: the last one's reason */
             ;
         at += strlen(marks[m]);
         snprintf(out, out_max, "%.*s", (int)strcspn(at, "\n"), at);
@@ -145,8 +148,10 @@ enum base_code base_pg_connect(struct base_pg *pg, struct base_err *err)
     pg->conn = PQconnectStartParams(keys, values, 1);
     if (pg->conn == NULL)
         return base_fail(err, BASE_NO_MEMORY, 0, "no memory for a database connection");
-    while (PQstatus(pg->conn) != CONNECTION_BAD && state != PGRES_POLLING_OK && state != PGRES_POLLING_FAILED) {
-        enum base_code rc = wait_socket(pg->conn, state == PGRES_POLLING_READING ? POLLIN : POLLOUT, deadline);
+    while (PQstatus(pg->conn) != CONNECTION_BAD && state != PGRES_POLLING_OK &&
+           state != PGRES_POLLING_FAILED) {
+        enum base_code rc =
+            wait_socket(pg->conn, state == PGRES_POLLING_READING ? POLLIN : POLLOUT, deadline);
 
         if (rc != BASE_OK)
             return lost(pg, rc, "connecting", err);
@@ -165,7 +170,8 @@ enum base_code base_pg_connect(struct base_pg *pg, struct base_err *err)
     return BASE_OK;
 }
 
-/* Sends what libpq has queued, reading meanwhile: a server that is itself blocked on sending would never read otherwise. */
+/* Sends what libpq has queued, reading meanwhile: a server that is itself blocked on sending would never read
+ * otherwise. */
 static enum base_code flush(PGconn *conn, uint64_t deadline)
 {
     for (;;) {
@@ -231,12 +237,13 @@ static enum base_code fail_sql(const PGresult *result, struct base_err *err)
         return base_fail(err, BASE_UNAVAILABLE, 0, "database connection failed");
     if (strncmp(state, "22", 2) == 0) /* data exceptions quote the value */
         return base_fail(err, BASE_INVALID, 0, "database refused a value (SQLSTATE %s)", state);
-    return base_fail(err, code_of_sqlstate(state), 0, "database: %s (SQLSTATE %s)", message != NULL ? message : "error",
-                     state);
+    return base_fail(err, code_of_sqlstate(state), 0, "database: %s (SQLSTATE %s)",
+                     message != NULL ? message : "error", state);
 }
 
 /* Reads all results of what was sent. The last successful one is handed out; the first error wins. */
-static enum base_code collect(struct base_pg *pg, uint64_t deadline, struct base_pg_rows **ret_rows, struct base_err *err)
+static enum base_code collect(struct base_pg *pg, uint64_t deadline, struct base_pg_rows **ret_rows,
+                              struct base_err *err)
 {
     PGresult *kept = NULL, *result = NULL;
     enum base_code answer = BASE_OK;
@@ -258,7 +265,8 @@ static enum base_code collect(struct base_pg *pg, uint64_t deadline, struct base
             base_pg_disconnect(pg); /* a COPY has its own calls; here it would never end */
             return base_fail(err, BASE_INVALID, 0, "COPY is not a statement for base_pg_exec");
         }
-        if (answer == BASE_OK && status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK && status != PGRES_EMPTY_QUERY)
+        if (answer == BASE_OK && status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK &&
+            status != PGRES_EMPTY_QUERY)
             answer = fail_sql(result, err);
         PQclear(kept);
         kept = result;
@@ -273,7 +281,8 @@ static enum base_code collect(struct base_pg *pg, uint64_t deadline, struct base
     return answer;
 }
 
-/* libpq's parallel arrays; `owned` holds the copies that counted texts need, since libpq wants text NUL-terminated. */
+/* libpq's parallel arrays; `owned` holds the copies that counted texts need, since libpq wants text
+ * NUL-terminated. */
 struct params {
     const char *values[BASE_PG_PARAMS_MAX];
     int lengths[BASE_PG_PARAMS_MAX], formats[BASE_PG_PARAMS_MAX];
@@ -290,7 +299,8 @@ static void params_free(struct params *p)
     }
 }
 
-static enum base_code params_fill(struct params *p, const struct base_pg_param *params, unsigned n, struct base_err *err)
+static enum base_code params_fill(struct params *p, const struct base_pg_param *params, unsigned n,
+                                  struct base_err *err)
 {
     if (n > BASE_PG_PARAMS_MAX)
         return base_fail(err, BASE_TOO_LARGE, 0, "%u parameters, limit %u", n, BASE_PG_PARAMS_MAX);
@@ -320,8 +330,8 @@ static enum base_code ready(struct base_pg *pg, struct base_err *err)
     return base_pg_connect(pg, err);
 }
 
-enum base_code base_pg_exec(struct base_pg *pg, const char *sql, const struct base_pg_param *params, unsigned n_params,
-                            struct base_pg_rows **ret_rows, struct base_err *err)
+enum base_code base_pg_exec(struct base_pg *pg, const char *sql, const struct base_pg_param *params,
+                            unsigned n_params, struct base_pg_rows **ret_rows, struct base_err *err)
 {
     uint64_t deadline = deadline_of(pg);
     struct params p = {.n = 0};

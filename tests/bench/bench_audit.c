@@ -1,7 +1,8 @@
-/* How many records per second become durable, how long one waits, and how fast they reach Postgres. Prints a table beside the
- * floor: a plain write and fdatasync of the same bytes on the same disk. Asserts nothing.
+/* How many records per second become durable, how long one waits, and how fast they reach Postgres. Prints a
+ * table beside the floor: a plain write and fdatasync of the same bytes on the same disk. Asserts nothing.
  *
- * usage: bench_audit [folder]    the journal's folder is made inside (default: the current one); GH_BENCH_SECONDS per row */
+ * usage: bench_audit [folder]    the journal's folder is made inside (default: the current one);
+ * GH_BENCH_SECONDS per row */
 #include "audit_fixture.h"
 
 #include "base/clock.h"
@@ -23,12 +24,13 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-static void print_row(const char *what, unsigned callers, uint32_t *samples_us, size_t n, double took_s, uint64_t fsyncs)
+static void print_row(const char *what, unsigned callers, uint32_t *samples_us, size_t n, double took_s,
+                      uint64_t fsyncs)
 {
     qsort(samples_us, n, sizeof(*samples_us), by_value);
-    printf("%-28s %7u %11.0f %9.2f %9.2f %9.2f %12.1f\n", what, callers, (double)n / took_s, n > 0 ? samples_us[n / 2] / 1000.0 : 0,
-           n > 0 ? samples_us[n * 99 / 100] / 1000.0 : 0, n > 0 ? samples_us[n - 1] / 1000.0 : 0,
-           fsyncs > 0 ? (double)n / (double)fsyncs : 0);
+    printf("%-28s %7u %11.0f %9.2f %9.2f %9.2f %12.1f\n", what, callers, (double)n / took_s,
+           n > 0 ? samples_us[n / 2] / 1000.0 : 0, n > 0 ? samples_us[n * 99 / 100] / 1000.0 : 0,
+           n > 0 ? samples_us[n - 1] / 1000.0 : 0, fsyncs > 0 ? (double)n / (double)fsyncs : 0);
 }
 
 static void bench_floor(const char *dir, size_t n_bytes)
@@ -106,7 +108,8 @@ static size_t bench_appends(const char *dir, unsigned n_callers, bool print)
     for (unsigned i = 0; i < n_callers; i++) {
         size_t max = SAMPLES_MAX / n_callers;
 
-        callers[i] = (struct caller){aud, start + (uint64_t)((print ? seconds : 0.2) * 1e6), samples + i * max, 0, max};
+        callers[i] = (struct caller){aud, start + (uint64_t)((print ? seconds : 0.2) * 1e6),
+                                     samples + i * max, 0, max};
         pthread_create(&threads[i], NULL, call, &callers[i]);
     }
     for (unsigned i = 0; i < n_callers; i++)
@@ -119,7 +122,8 @@ static size_t bench_appends(const char *dir, unsigned n_callers, bool print)
     }
     bytes = n > 0 ? (size_t)(after.journal_bytes - before.journal_bytes) / n : 0;
     if (print)
-        print_row("append until durable", n_callers, samples, n, took_s, after.fsyncs_total - before.fsyncs_total);
+        print_row("append until durable", n_callers, samples, n, took_s,
+                  after.fsyncs_total - before.fsyncs_total);
     aud_close(aud, 0);
     fixture_remove((char *)(uintptr_t)options.journal_dir);
     return bytes;
@@ -162,7 +166,8 @@ static void bench_ship(const char *dir)
     if (!fixture_wait_shipped(aud, 120000))
         printf("not all was shipped\n");
     took_s = (double)(base_mono_us() - start) / 1e6;
-    printf("\nshipped to Postgres: %.0f records/s (%d records in %.2f s, synchronous_commit on)\n", N / took_s, N, took_s);
+    printf("\nshipped to Postgres: %.0f records/s (%d records in %.2f s, synchronous_commit on)\n",
+           N / took_s, N, took_s);
     aud_close(aud, 0);
     fixture_remove((char *)(uintptr_t)options.journal_dir);
     pgp_free(fixture_server);
@@ -185,7 +190,8 @@ int main(int argc, char **argv)
     }
     n_bytes = bench_appends(dir, 1, false);
     printf("one record: %zu bytes in the journal (1024 of content)\n\n", n_bytes);
-    printf("%-28s %7s %11s %9s %9s %9s %12s\n", "", "callers", "per second", "p50 ms", "p99 ms", "max ms", "per fsync");
+    printf("%-28s %7s %11s %9s %9s %9s %12s\n", "", "callers", "per second", "p50 ms", "p99 ms", "max ms",
+           "per fsync");
     bench_floor(dir, n_bytes);
     for (size_t i = 0; i < BASE_ARRAY_LEN(counts); i++)
         bench_appends(dir, counts[i], true);

@@ -13,7 +13,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     if (aud_record_decode(data, size, &fields, NULL) != BASE_OK)
         return 0;
-    if (aud_record_encode(&fields, &out, NULL) != BASE_OK || out.len != size || memcmp(out.data, data, size) != 0)
+    if (aud_record_encode(&fields, &out, NULL) != BASE_OK || out.len != size ||
+        memcmp(out.data, data, size) != 0)
         abort();
     base_buf_free(&out);
     return 0;

@@ -1,5 +1,5 @@
-/* A journal segment's bytes. Each input runs as it is, and once more with its checksums made to fit, so that what lies behind
- * them is reached too. */
+/* A journal segment's bytes. Each input runs as it is, and once more with its checksums made to fit, so that
+ * what lies behind them is reached too. */
 #include "audit/segment.h"
 
 #include <stdlib.h>
@@ -49,7 +49,8 @@ static void scan(const uint8_t *data, size_t size, uint64_t limit_seq, uint64_t 
 
     if (aud_segment_scan(data, size, &scan, NULL) != BASE_OK)
         return;
-    if (scan.good_end > size || scan.good_end < AUD_SEGMENT_HEADER_BYTES || scan.next_seq < scan.header.first_seq ||
+    if (scan.good_end > size || scan.good_end < AUD_SEGMENT_HEADER_BYTES ||
+        scan.next_seq < scan.header.first_seq ||
         (scan.next_seq > limit_seq && scan.header.first_seq < limit_seq))
         abort();
     if (!scan.torn && limit_seq == UINT64_MAX && scan.good_end != size)

@@ -1,4 +1,5 @@
-/* What the audit tests share: a private Postgres with the roles and migrations, a journal folder, keys, and appends that wait. */
+/* What the audit tests share: a private Postgres with the roles and migrations, a journal folder, keys, and
+ * appends that wait. */
 #ifndef TESTS_AUDIT_FIXTURE_H
 #define TESTS_AUDIT_FIXTURE_H
 
@@ -55,7 +56,8 @@ __attribute__((unused)) static char *fixture_journal_dir(void)
     return base_strdup(template);
 }
 
-__attribute__((unused)) static int fixture_remove_one(const char *path, const struct stat *st, int kind, struct FTW *ftw)
+__attribute__((unused)) static int fixture_remove_one(const char *path, const struct stat *st, int kind,
+                                                      struct FTW *ftw)
 {
     return remove(path);
 }
@@ -131,12 +133,28 @@ __attribute__((unused)) static enum base_code fixture_append(struct aud *aud, co
 __attribute__((unused)) static struct aud_record fixture_intent(const char *request_id, const char *subject)
 {
     struct aud_record r = {
-        .kind = AUD_INTENT, .request_id = request_id, .issuer = "https://idp.example", .subject = subject,
-        .auth_method = "session", .credential_id = "s-1", .tenant = "acme", .roles = "staff,dev",
-        .api = "chat.completions", .peer = "10.0.0.0/24", .model_asked = "small", .route = "local",
-        .route_kind = "engine", .policy_hash = "sha256:77", .cls = "internal", .cls_source = "label",
-        .decision = "allow", .reasons = {"rule-1", "rule-2"}, .n_reasons = 2, .guard = "card:mask=1",
-        .max_tokens = 256, .content = "[{\"role\":\"user\",\"content\":\"hello\"}]",
+        .kind = AUD_INTENT,
+        .request_id = request_id,
+        .issuer = "https://idp.example",
+        .subject = subject,
+        .auth_method = "session",
+        .credential_id = "s-1",
+        .tenant = "acme",
+        .roles = "staff,dev",
+        .api = "chat.completions",
+        .peer = "10.0.0.0/24",
+        .model_asked = "small",
+        .route = "local",
+        .route_kind = "engine",
+        .policy_hash = "sha256:77",
+        .cls = "internal",
+        .cls_source = "label",
+        .decision = "allow",
+        .reasons = {"rule-1", "rule-2"},
+        .n_reasons = 2,
+        .guard = "card:mask=1",
+        .max_tokens = 256,
+        .content = "[{\"role\":\"user\",\"content\":\"hello\"}]",
     };
 
     r.content_len = strlen(r.content);
@@ -146,10 +164,22 @@ __attribute__((unused)) static struct aud_record fixture_intent(const char *requ
 __attribute__((unused)) static struct aud_record fixture_outcome(const char *request_id, const char *subject)
 {
     struct aud_record r = {
-        .kind = AUD_OUTCOME, .request_id = request_id, .issuer = "https://idp.example", .subject = subject,
-        .tenant = "acme", .route = "local", .route_kind = "engine", .status = "ok", .finish_reason = "stop",
-        .attempts = 1, .prompt_tokens = 11, .completion_tokens = 7, .released_bytes = 23, .ttft_us = 1500,
-        .duration_us = 90000, .content = "an answer of the model",
+        .kind = AUD_OUTCOME,
+        .request_id = request_id,
+        .issuer = "https://idp.example",
+        .subject = subject,
+        .tenant = "acme",
+        .route = "local",
+        .route_kind = "engine",
+        .status = "ok",
+        .finish_reason = "stop",
+        .attempts = 1,
+        .prompt_tokens = 11,
+        .completion_tokens = 7,
+        .released_bytes = 23,
+        .ttft_us = 1500,
+        .duration_us = 90000,
+        .content = "an answer of the model",
     };
 
     r.content_len = strlen(r.content);

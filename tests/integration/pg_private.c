@@ -21,8 +21,8 @@
 #define START_MS 60000u
 
 struct pgp {
-    char dir[64];   /* holds data/ and the socket */
-    char bin[256];  /* folder of postgres and initdb */
+    char dir[64];  /* holds data/ and the socket */
+    char bin[256]; /* folder of postgres and initdb */
     uid_t uid;
     gid_t gid;
     pid_t pid; /* 0: not running */
@@ -31,8 +31,8 @@ struct pgp {
 /* Where the server's programs are: Debian keeps them out of PATH. */
 static bool find_bin(char out[256])
 {
-    static const char *const patterns[] = {"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/usr/local/pgsql/bin",
-                                           "/usr/local/bin", "/usr/bin"};
+    static const char *const patterns[] = {"/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin",
+                                           "/usr/local/pgsql/bin", "/usr/local/bin", "/usr/bin"};
 
     for (size_t i = 0; i < BASE_ARRAY_LEN(patterns); i++) {
         glob_t found;
@@ -86,7 +86,8 @@ static pid_t spawn(const struct pgp *pgp, char *const argv[])
 static bool run_initdb(const struct pgp *pgp)
 {
     char program[300], data[128];
-    char *argv[] = {program, "-D", data, "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C", "-N", NULL};
+    char *argv[] = {program,    "-D", data,   "-A",         "trust", "-U",
+                    "postgres", "-E", "UTF8", "--locale=C", "-N",    NULL};
     int status = -1;
     pid_t pid;
 
@@ -120,8 +121,18 @@ struct pgp *pgp_new(void)
 bool pgp_start(struct pgp *pgp)
 {
     char program[300], data[128];
-    char *argv[] = {program, "-D", data, "-k", pgp->dir, "-h", "", "-c", "shared_buffers=32MB", "-c",
-                    "max_connections=40", NULL};
+    char *argv[] = {program,
+                    "-D",
+                    data,
+                    "-k",
+                    pgp->dir,
+                    "-h",
+                    "",
+                    "-c",
+                    "shared_buffers=32MB",
+                    "-c",
+                    "max_connections=40",
+                    NULL};
     uint64_t deadline = base_mono_ms() + START_MS;
 
     snprintf(program, sizeof(program), "%s/postgres", pgp->bin);
@@ -155,7 +166,8 @@ void pgp_kill9(struct pgp *pgp)
 
     if (pgp->pid <= 0)
         return;
-    /* the postmaster first, so that it starts no new process; its backends notice its death and end by themselves */
+    /* the postmaster first, so that it starts no new process; its backends notice its death and end by
+     * themselves */
     kill(pgp->pid, SIGKILL);
     waitpid(pgp->pid, NULL, 0);
     pgp->pid = 0;

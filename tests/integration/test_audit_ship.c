@@ -32,19 +32,29 @@ static void test_aud_append__reaches_postgres_once_with_all_columns(void)
     CHECK(stats.ship_lag_us == 0 && stats.writable && stats.next_seq == 4);
     aud_close(aud, 1000);
     CHECK_INT(fixture_query("SELECT count(*) FROM audit.records"), 4);
-    CHECK_INT(fixture_query("SELECT count(*) FROM audit.records WHERE seq = 2 AND kind = 1 AND request_id = 'req-1' AND "
-                            "pseudonym LIKE 'p1-%' AND tenant = 'acme' AND roles = 'staff,dev' AND reasons = 'rule-1,rule-2' AND "
-                            "class = 'internal' AND max_tokens = 256 AND epoch = 1 AND wall > now() - interval '1 minute'"),
-              1);
-    CHECK_INT(fixture_query("SELECT count(*) FROM audit.person_keys k JOIN audit.records r USING (key_id) WHERE r.kind = 1"), 1);
+    CHECK_INT(
+        fixture_query(
+            "SELECT count(*) FROM audit.records WHERE seq = 2 AND kind = 1 AND request_id = 'req-1' AND "
+            "pseudonym LIKE 'p1-%' AND tenant = 'acme' AND roles = 'staff,dev' AND reasons = 'rule-1,rule-2' "
+            "AND "
+            "class = 'internal' AND max_tokens = 256 AND epoch = 1 AND wall > now() - interval '1 minute'"),
+        1);
+    CHECK_INT(
+        fixture_query(
+            "SELECT count(*) FROM audit.person_keys k JOIN audit.records r USING (key_id) WHERE r.kind = 1"),
+        1);
     CHECK_INT(fixture_query("SELECT count(*) FROM mapping.subjects m JOIN audit.records r USING (pseudonym) "
                             "WHERE m.subject = 'alice' AND m.issuer = 'https://idp.example' AND r.seq = 3"),
               1);
-    CHECK_INT(fixture_query("SELECT count(*) FROM audit.requests WHERE status = 'ok' AND completion_tokens = 7"), 1);
+    CHECK_INT(
+        fixture_query("SELECT count(*) FROM audit.requests WHERE status = 'ok' AND completion_tokens = 7"),
+        1);
     /* neither content nor subject stands anywhere in clear */
-    CHECK_INT(fixture_query("SELECT count(*) FROM audit.records WHERE position('hello'::bytea IN coalesce(content, '')) > 0 "
-                            "OR position('alice'::bytea IN canonical) > 0"),
-              0);
+    CHECK_INT(
+        fixture_query(
+            "SELECT count(*) FROM audit.records WHERE position('hello'::bytea IN coalesce(content, '')) > 0 "
+            "OR position('alice'::bytea IN canonical) > 0"),
+        0);
     fixture_remove(dir);
 }
 
@@ -73,6 +83,36 @@ static void test_aud_open__a_lost_journal_goes_on_from_the_database(void)
     CHECK(strstr(err.detail, "old copy") != NULL);
     fixture_remove(dir);
     fixture_remove(dir2);
+}
+
+static void test_aud_open__mappings_wait_for_a_mapper(void)
+{
+    char *dir = fixture_journal_dir();
+    struct aud_options options = fixture_options(dir, true);
+    struct aud_record r = fixture_intent("req-1", "alice");
+    const char *mapper = options.mapper_dsn;
+    struct aud *aud = NULL;
+    struct base_err err;
+
+    fixture_reset_database();
+    options.mapper_dsn = NULL;
+    for (int i = 0; i < 2; i++) {
+        CHECK_RC(aud_open(&aud, &options, &err), BASE_OK, &err);
+        CHECK_RC(fixture_append(aud, &r, NULL, &err), BASE_OK, &err);
+        aud_close(aud, 5000);
+        r = fixture_intent("req-2", "bob");
+    }
+    CHECK_INT(fixture_query("SELECT count(*) FROM audit.records WHERE kind = 5"), 2);
+    CHECK_INT(fixture_query("SELECT count(*) FROM mapping.subjects"), 0);
+    options.mapper_dsn = mapper;
+    CHECK_RC(aud_open(&aud, &options, &err), BASE_OK, &err);
+    CHECK(fixture_wait_shipped(aud, 5000));
+    aud_close(aud, 1000);
+    CHECK_INT(fixture_query("SELECT count(*) FROM mapping.subjects m JOIN audit.records r USING (pseudonym) "
+                            "WHERE r.kind = 5 AND "
+                            "m.subject IN ('alice', 'bob')"),
+              2);
+    fixture_remove(dir);
 }
 
 static void test_aud_append__postgres_away_then_back(void)
@@ -143,16 +183,19 @@ static void test_ship__immediate_stops_in_the_middle_lose_and_double_nothing(voi
     aud_close(aud, 1000);
     CHECK(stats.next_seq > 1000);
     CHECK_INT(fixture_query("SELECT count(*) FROM audit.records"), (int64_t)stats.next_seq);
-    CHECK_INT(fixture_query("SELECT count(DISTINCT seq) FROM audit.records WHERE seq >= 0"), (int64_t)stats.next_seq);
+    CHECK_INT(fixture_query("SELECT count(DISTINCT seq) FROM audit.records WHERE seq >= 0"),
+              (int64_t)stats.next_seq);
     CHECK_INT(fixture_query("SELECT max(seq) + 1 FROM audit.records"), (int64_t)stats.next_seq);
     /* the chain holds in the database: each prev_hash is the hash before it */
-    CHECK_INT(fixture_query("SELECT count(*) FROM audit.records a JOIN audit.records b ON b.instance = a.instance AND "
-                            "b.seq = a.seq - 1 WHERE a.prev_hash <> b.hash"),
+    CHECK_INT(fixture_query(
+                  "SELECT count(*) FROM audit.records a JOIN audit.records b ON b.instance = a.instance AND "
+                  "b.seq = a.seq - 1 WHERE a.prev_hash <> b.hash"),
               0);
     fixture_remove(dir);
 }
 
-/* The child appends and tells every acknowledged number through the pipe; it is killed at a random point while it ships. */
+/* The child appends and tells every acknowledged number through the pipe; it is killed at a random point
+ * while it ships. */
 static void report_seq(enum base_code rc, uint64_t seq, void *user)
 {
     int fd = *(int *)user;
@@ -217,16 +260,22 @@ static void test_ship__kill9_of_the_gateway_loses_and_doubles_nothing(void)
     printf("# %" PRIu64 " acknowledged over 15 kills\n", n_acknowledged);
     CHECK(n_acknowledged > 50);
     CHECK(fixture_query("SELECT max(seq) FROM audit.records") >= (int64_t)acknowledged);
-    CHECK_INT(fixture_query("SELECT max(seq) + 1 - count(DISTINCT seq) + count(*) - count(DISTINCT seq) FROM audit.records"), 0);
-    CHECK_INT(fixture_query("SELECT count(*) FROM audit.records a LEFT JOIN audit.records b ON b.instance = a.instance AND "
-                            "b.seq = a.seq - 1 WHERE a.seq > 0 AND a.prev_hash IS DISTINCT FROM b.hash"),
-              0);
+    CHECK_INT(
+        fixture_query(
+            "SELECT max(seq) + 1 - count(DISTINCT seq) + count(*) - count(DISTINCT seq) FROM audit.records"),
+        0);
+    CHECK_INT(
+        fixture_query(
+            "SELECT count(*) FROM audit.records a LEFT JOIN audit.records b ON b.instance = a.instance AND "
+            "b.seq = a.seq - 1 WHERE a.seq > 0 AND a.prev_hash IS DISTINCT FROM b.hash"),
+        0);
     fixture_remove(dir);
 }
 
 static const struct tap_case cases[] = {
     CASE(test_aud_append__reaches_postgres_once_with_all_columns),
     CASE(test_aud_open__a_lost_journal_goes_on_from_the_database),
+    CASE(test_aud_open__mappings_wait_for_a_mapper),
     CASE(test_aud_append__postgres_away_then_back),
     CASE(test_ship__immediate_stops_in_the_middle_lose_and_double_nothing),
     CASE(test_ship__kill9_of_the_gateway_loses_and_doubles_nothing),

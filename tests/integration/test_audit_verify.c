@@ -14,7 +14,8 @@
 static char *journal_dir;
 static char kek_path[64];
 
-/* One journal and database with a few requests of two people, the last one without an outcome, and an event. */
+/* One journal and database with a few requests of two people, the last one without an outcome, and an event.
+ */
 static void fill(void)
 {
     struct aud_options options;
@@ -39,7 +40,9 @@ static void fill(void)
         r = fixture_outcome(id, i % 2 == 0 ? "alice" : "bob");
         CHECK_RC(fixture_append(aud, &r, NULL, &err), BASE_OK, &err);
     }
-    CHECK_RC(fixture_append(aud, &(struct aud_record){.kind = AUD_EVENT, .action = "key.create", .target = "key-7"}, NULL, &err),
+    CHECK_RC(fixture_append(
+                 aud, &(struct aud_record){.kind = AUD_EVENT, .action = "key.create", .target = "key-7"},
+                 NULL, &err),
              BASE_OK, &err);
     CHECK(fixture_wait_shipped(aud, 10000));
     aud_close(aud, 1000);
@@ -78,24 +81,28 @@ static void test_aud_verify__untouched_is_intact(void)
 /* Whoever may do this owns the tables: the trigger is no obstacle to them, the chain is. */
 static void tamper(const char *sql)
 {
-    pgp_sql(fixture_server, "ALTER TABLE audit.records DISABLE TRIGGER ALL; ALTER TABLE audit.person_keys DISABLE TRIGGER ALL; "
-                            "DROP TABLE IF EXISTS saved, saved_keys; CREATE TABLE saved AS TABLE audit.records; "
-                            "CREATE TABLE saved_keys AS TABLE audit.person_keys");
+    pgp_sql(
+        fixture_server,
+        "ALTER TABLE audit.records DISABLE TRIGGER ALL; ALTER TABLE audit.person_keys DISABLE TRIGGER ALL; "
+        "DROP TABLE IF EXISTS saved, saved_keys; CREATE TABLE saved AS TABLE audit.records; "
+        "CREATE TABLE saved_keys AS TABLE audit.person_keys");
     pgp_sql(fixture_server, sql);
 }
 
 static void untamper(void)
 {
-    pgp_sql(fixture_server, "DELETE FROM audit.records; DELETE FROM audit.person_keys; INSERT INTO audit.records TABLE saved; "
-                            "INSERT INTO audit.person_keys TABLE saved_keys; DROP TABLE saved, saved_keys; "
-                            "ALTER TABLE audit.records ENABLE TRIGGER ALL; ALTER TABLE audit.person_keys ENABLE TRIGGER ALL");
+    pgp_sql(
+        fixture_server,
+        "DELETE FROM audit.records; DELETE FROM audit.person_keys; INSERT INTO audit.records TABLE saved; "
+        "INSERT INTO audit.person_keys TABLE saved_keys; DROP TABLE saved, saved_keys; "
+        "ALTER TABLE audit.records ENABLE TRIGGER ALL; ALTER TABLE audit.person_keys ENABLE TRIGGER ALL");
 }
 
 static void test_aud_verify__one_changed_bit_of_any_column_is_found(void)
 {
-    static const char *const columns_sql =
-        "SELECT column_name, data_type FROM information_schema.columns WHERE table_schema = 'audit' AND table_name = 'records' "
-        "ORDER BY ordinal_position";
+    static const char *const columns_sql = "SELECT column_name, data_type FROM information_schema.columns "
+                                           "WHERE table_schema = 'audit' AND table_name = 'records' "
+                                           "ORDER BY ordinal_position";
     auto_pg struct base_pg *pg = base_pg_new(pgp_dsn(fixture_server, "postgres"), 10000);
     auto_pg_rows struct base_pg_rows *rows = NULL;
     struct base_err err;
@@ -115,18 +122,22 @@ static void test_aud_verify__one_changed_bit_of_any_column_is_found(void)
         else if (strcmp(type, "bytea") == 0)
             snprintf(change, sizeof(change), "set_bit(%s, 5, 1 - get_bit(%s, 5))", column, column);
         else if (strcmp(type, "text") == 0)
-            snprintf(change, sizeof(change), "CASE WHEN %s = '' THEN 'x' ELSE overlay(%s placing chr(ascii(%s) # 1) from 1 for 1) END",
-                     column, column, column);
+            snprintf(
+                change, sizeof(change),
+                "CASE WHEN %s = '' THEN 'x' ELSE overlay(%s placing chr(ascii(%s) # 1) from 1 for 1) END",
+                column, column, column);
         else if (strcmp(type, "bigint") == 0)
             snprintf(change, sizeof(change), "%s # 1", column);
         else
             snprintf(change, sizeof(change), "%s + interval '1 microsecond'", column);
-        snprintf(sql, sizeof(sql), "UPDATE audit.records SET %s = %s WHERE seq = %d", column, change, (int)seq);
+        snprintf(sql, sizeof(sql), "UPDATE audit.records SET %s = %s WHERE seq = %d", column, change,
+                 (int)seq);
         tamper(sql);
         result = verify_with(NULL, NULL);
         untamper();
         if (result.intact || (strcmp(column, "instance") != 0 && result.bad_seq != seq))
-            printf("# column %s: intact %d, bad_seq %lld: %s\n", column, result.intact, (long long)result.bad_seq, result.problem);
+            printf("# column %s: intact %d, bad_seq %lld: %s\n", column, result.intact,
+                   (long long)result.bad_seq, result.problem);
         CHECK(!result.intact);
         if (strcmp(column, "instance") != 0) /* which becomes an instance of its own, without a beginning */
             CHECK_INT(result.bad_seq, seq);
@@ -145,22 +156,33 @@ static void test_aud_verify__whole_rows_and_keys(void)
         {"delete several", "DELETE FROM audit.records WHERE seq BETWEEN 3 AND 9", "is missing", 3},
         {"exchange two",
          "UPDATE audit.records SET seq = CASE seq WHEN 5 THEN -6 ELSE -5 END + 100000 WHERE seq IN (5, 6); "
-         "UPDATE audit.records SET seq = 100000 - seq WHERE seq > 90000", "another place", 5},
+         "UPDATE audit.records SET seq = 100000 - seq WHERE seq > 90000",
+         "another place", 5},
         {"insert a copy at the end",
-         "CREATE TEMP TABLE c AS SELECT * FROM audit.records WHERE seq = 8; UPDATE c SET seq = (SELECT max(seq) + 1 FROM audit.records); "
-         "INSERT INTO audit.records TABLE c; DROP TABLE c", "another place", N_RECORDS},
+         "CREATE TEMP TABLE c AS SELECT * FROM audit.records WHERE seq = 8; UPDATE c SET seq = (SELECT "
+         "max(seq) + 1 FROM audit.records); "
+         "INSERT INTO audit.records TABLE c; DROP TABLE c",
+         "another place", N_RECORDS},
         {"remove content", "UPDATE audit.records SET content = NULL WHERE seq = 3", "content is missing", 3},
-        {"exchange contents", "UPDATE audit.records SET content = (SELECT content FROM audit.records WHERE seq = 2) WHERE seq = 7",
+        {"exchange contents",
+         "UPDATE audit.records SET content = (SELECT content FROM audit.records WHERE seq = 2) WHERE seq = 7",
          "content", 7},
         {"null a nonce", "UPDATE audit.records SET nonce = NULL WHERE seq = 3", "nonce", 3},
-        {"change a wrapped key", "UPDATE audit.person_keys SET wrapped = set_bit(wrapped, 3, 1 - get_bit(wrapped, 3))", "wrapped", 1},
-        {"change a key's nonce", "UPDATE audit.person_keys SET nonce = set_bit(nonce, 3, 1 - get_bit(nonce, 3))", "nonce", 1},
-        {"give a key to another", "UPDATE audit.person_keys SET pseudonym = pseudonym || 'x'", "pseudonym", 1},
+        {"change a wrapped key",
+         "UPDATE audit.person_keys SET wrapped = set_bit(wrapped, 3, 1 - get_bit(wrapped, 3))", "wrapped", 1},
+        {"change a key's nonce",
+         "UPDATE audit.person_keys SET nonce = set_bit(nonce, 3, 1 - get_bit(nonce, 3))", "nonce", 1},
+        {"give a key to another", "UPDATE audit.person_keys SET pseudonym = pseudonym || 'x'", "pseudonym",
+         1},
         {"date a key", "UPDATE audit.person_keys SET created = created + interval '1 hour'", "created", 1},
-        {"insert a key", "INSERT INTO audit.person_keys SELECT set_bit(key_id, 0, 1 - get_bit(key_id, 0)), 'p', nonce, wrapped, now() "
-                         "FROM audit.person_keys LIMIT 1", "made by no record", -1},
-        {"recompute one hash", "UPDATE audit.records SET hash = sha256(hash) WHERE seq = 5; "
-                               "UPDATE audit.records SET prev_hash = (SELECT hash FROM audit.records WHERE seq = 5) WHERE seq = 6",
+        {"insert a key",
+         "INSERT INTO audit.person_keys SELECT set_bit(key_id, 0, 1 - get_bit(key_id, 0)), 'p', nonce, "
+         "wrapped, now() "
+         "FROM audit.person_keys LIMIT 1",
+         "made by no record", -1},
+        {"recompute one hash",
+         "UPDATE audit.records SET hash = sha256(hash) WHERE seq = 5; "
+         "UPDATE audit.records SET prev_hash = (SELECT hash FROM audit.records WHERE seq = 5) WHERE seq = 6",
          "hash does not fit", 5},
     };
 
@@ -170,15 +192,18 @@ static void test_aud_verify__whole_rows_and_keys(void)
         tamper(table[i].sql);
         result = verify_with(NULL, NULL);
         untamper();
-        if (result.intact || result.bad_seq != table[i].bad_seq || strstr(result.problem, table[i].says) == NULL)
-            printf("# %s: intact %d, bad_seq %lld: %s\n", table[i].what, result.intact, (long long)result.bad_seq, result.problem);
+        if (result.intact || result.bad_seq != table[i].bad_seq ||
+            strstr(result.problem, table[i].says) == NULL)
+            printf("# %s: intact %d, bad_seq %lld: %s\n", table[i].what, result.intact,
+                   (long long)result.bad_seq, result.problem);
         CHECK(!result.intact && strstr(result.problem, table[i].says) != NULL);
         CHECK_INT(result.bad_seq, table[i].bad_seq);
     }
     CHECK(verify_with(NULL, NULL).intact);
 }
 
-/* What verify cannot see in the database alone, it sees with the journal; and what it then cannot see is in docs/audit.md. */
+/* What verify cannot see in the database alone, it sees with the journal; and what it then cannot see is in
+ * docs/audit.md. */
 static void test_aud_verify__a_cut_tail_needs_the_journal(void)
 {
     struct aud_options options = fixture_options(journal_dir, true);
@@ -188,7 +213,8 @@ static void test_aud_verify__a_cut_tail_needs_the_journal(void)
 
     tamper("DELETE FROM audit.records WHERE seq >= 10");
     CHECK(verify_with(NULL, NULL).intact);
-    result = verify_with(journal_dir, NULL); /* what is left in the journal looks like what is not shipped yet */
+    result =
+        verify_with(journal_dir, NULL); /* what is left in the journal looks like what is not shipped yet */
     CHECK(result.intact && result.n_unshipped == N_RECORDS - 10);
     CHECK_RC(aud_open(&aud, &options, &err), BASE_OK, &err); /* and is shipped again */
     CHECK(fixture_wait_shipped(aud, 5000));
@@ -210,9 +236,11 @@ static void test_aud_verify__an_erased_person_leaves_the_chain_intact(void)
 
     CHECK_INT(fixture_query("SELECT count(*) FROM audit.person_keys"), 2);
     CHECK_RC(base_pg_exec(eraser, "SELECT audit.erase_person($1, 'asked for it')",
-                          (struct base_pg_param[]){PG_TEXT("p1-0000")}, 1, NULL, &err), BASE_OK, &err);
+                          (struct base_pg_param[]){PG_TEXT("p1-0000")}, 1, NULL, &err),
+             BASE_OK, &err);
     CHECK_INT(fixture_query("SELECT count(*) FROM audit.person_keys"), 2);
-    pgp_sql(fixture_server, "SELECT audit.erase_person((SELECT pseudonym FROM audit.records WHERE seq = 2), 'asked for it')");
+    pgp_sql(fixture_server,
+            "SELECT audit.erase_person((SELECT pseudonym FROM audit.records WHERE seq = 2), 'asked for it')");
     result = verify_with(NULL, NULL);
     CHECK(result.intact);
     CHECK_INT(result.n_keys_gone, 1);
@@ -278,12 +306,15 @@ static void test_aud_cli__list(void)
     CHECK(count("key.create") == 1 && count("req-0") == 1);
     CHECK_INT(command("list", "--status", "no outcome", NULL), 0);
     CHECK_INT(count("req-"), 1);
-    CHECK_INT(command("list", "--status", "ok", "--limit", "2", "--class", "internal", "--model", "small", "--since", "1h", NULL), 0);
+    CHECK_INT(command("list", "--status", "ok", "--limit", "2", "--class", "internal", "--model", "small",
+                      "--since", "1h", NULL),
+              0);
     CHECK_INT(count("req-"), 2);
     CHECK_INT(command("list", "--until", "2020-01-01", NULL), 0);
     CHECK_STR(output, "no records\n");
     CHECK_INT(command("list", "--request", "req-3", "--json", NULL), 0);
-    CHECK(count("\n") == 1 && strstr(output, "\"completion_tokens\":7") != NULL && strstr(output, "\"status\":\"ok\"") != NULL);
+    CHECK(count("\n") == 1 && strstr(output, "\"completion_tokens\":7") != NULL &&
+          strstr(output, "\"status\":\"ok\"") != NULL);
     CHECK_INT(command("list", "--since", "yesterdayish", NULL), 2);
     CHECK_INT(command("list", "--limit", "0", NULL), 2);
     CHECK_INT(command("list", "surplus", NULL), 2);
@@ -305,7 +336,8 @@ static void test_aud_cli__show(void)
     CHECK_INT(command("show", "nothing", NULL), 1);
     CHECK_INT(command("show", "gate-1:9999", NULL), 1);
     CHECK_INT(command("show", NULL), 2);
-    pgp_sql(fixture_server, "SELECT audit.erase_person((SELECT pseudonym FROM audit.records WHERE seq = 2), 'asked for it')");
+    pgp_sql(fixture_server,
+            "SELECT audit.erase_person((SELECT pseudonym FROM audit.records WHERE seq = 2), 'asked for it')");
     CHECK_INT(command("show", "req-0", "--content", NULL), 0);
     CHECK(strstr(output, "destroyed") != NULL && strstr(output, "an answer of the model") == NULL);
 }
@@ -319,7 +351,8 @@ static void test_aud_cli__verify(void)
     CHECK(strstr(output, "{\"intact\":true,\"records\":16") == output);
     tamper("UPDATE audit.records SET status = 'denied' WHERE seq = 3");
     CHECK_INT(command("verify", NULL), 1);
-    CHECK(strstr(output, "record gate-1:3 (request req-0, time 20") == output && strstr(output, "column status differs") != NULL);
+    CHECK(strstr(output, "record gate-1:3 (request req-0, time 20") == output &&
+          strstr(output, "column status differs") != NULL);
     CHECK_INT(command("verify", "--json", NULL), 1);
     CHECK(strstr(output, "\"bad_seq\":3") != NULL);
     untamper();

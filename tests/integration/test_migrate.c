@@ -20,7 +20,8 @@ static const char *real_dir(void)
     return path;
 }
 
-/* A fresh database state: all that the migrator owns is dropped, and its rights (which go with that) are given again. */
+/* A fresh database state: all that the migrator owns is dropped, and its rights (which go with that) are
+ * given again. */
 static void reset(void)
 {
     char path[600];
@@ -142,7 +143,8 @@ static void test_aud_migrate__a_failing_one_leaves_the_ones_before(void)
     CHECK(strstr(err.detail, "0003_three.sql") != NULL);
     put(dir, "0003_three.sql", "CREATE TABLE t3(a int); COMMIT;");
     CHECK_RC(aud_migrate(migrator(), dir, NULL, &err), BASE_INVALID, &err);
-    CHECK_RC(base_pg_exec(pg, "SELECT count(*), to_regclass('t2')::text FROM gatehouse_migrations", NULL, 0, &rows, &err),
+    CHECK_RC(base_pg_exec(pg, "SELECT count(*), to_regclass('t2')::text FROM gatehouse_migrations", NULL, 0,
+                          &rows, &err),
              BASE_OK, &err);
     CHECK_INT(base_pg_int(rows, 0, 0), 2);
     CHECK_STR(base_pg_text(rows, 0, 1), "t2");
@@ -166,8 +168,9 @@ static void test_roles__may_do_their_part_and_no_more(void)
 {
 #define KEY  "'\\x00112233445566778899aabbccddeeff'"
 #define HASH "'\\x0000000000000000000000000000000000000000000000000000000000000000'"
-#define RECORD                                                                                                       \
-    "INSERT INTO audit.records SELECT 'x', 0, 3, now(), '','','','','','','','','','','','','','','','','','','','','','','', " \
+#define RECORD                                                               \
+    "INSERT INTO audit.records SELECT 'x', 0, 3, now(), "                    \
+    "'','','','','','','','','','','','','','','','','','','','','','','', " \
     "0,0,0,0,0,0,0,0, NULL, NULL, '', " HASH ", " HASH ", NULL"
     static const struct {
         const char *role, *sql;
@@ -175,7 +178,9 @@ static void test_roles__may_do_their_part_and_no_more(void)
     } table[] = {
         {"gatehouse_writer", RECORD, BASE_OK},
         {"gatehouse_writer", RECORD, BASE_EXISTS},
-        {"gatehouse_writer", "INSERT INTO audit.person_keys VALUES (" KEY ", 'p', '\\x000000000000000000000000', '', now())", BASE_OK},
+        {"gatehouse_writer",
+         "INSERT INTO audit.person_keys VALUES (" KEY ", 'p', '\\x000000000000000000000000', '', now())",
+         BASE_OK},
         {"gatehouse_writer", "SELECT * FROM audit.chain_head('x')", BASE_OK},
         {"gatehouse_writer", "SELECT 1 FROM audit.records", BASE_DENIED},
         {"gatehouse_writer", "SELECT 1 FROM audit.chain_heads", BASE_DENIED},
@@ -200,8 +205,10 @@ static void test_roles__may_do_their_part_and_no_more(void)
         {"gatehouse_reader", "DELETE FROM audit.records", BASE_DENIED},
         {"gatehouse_reader", "DELETE FROM audit.person_keys", BASE_DENIED},
         {"gatehouse_reader", "INSERT INTO audit.erasures VALUES ('p', now(), 'me', 0, '')", BASE_DENIED},
-        {"gatehouse_mapper", "INSERT INTO mapping.subjects VALUES ('p', 'i', 's', now()) ON CONFLICT DO NOTHING", BASE_OK},
-        {"gatehouse_mapper", "INSERT INTO mapping.subjects VALUES ('p', 'i', 's', now()) ON CONFLICT DO NOTHING", BASE_OK},
+        {"gatehouse_mapper",
+         "INSERT INTO mapping.subjects VALUES ('p', 'i', 's', now()) ON CONFLICT DO NOTHING", BASE_OK},
+        {"gatehouse_mapper",
+         "INSERT INTO mapping.subjects VALUES ('p', 'i', 's', now()) ON CONFLICT DO NOTHING", BASE_OK},
         {"gatehouse_mapper", "SELECT 1 FROM mapping.subjects", BASE_DENIED},
         {"gatehouse_mapper", "DELETE FROM mapping.subjects", BASE_DENIED},
         {"gatehouse_mapper", "UPDATE mapping.subjects SET subject = 'other'", BASE_DENIED},
@@ -231,7 +238,8 @@ static void test_roles__may_do_their_part_and_no_more(void)
         enum base_code rc = base_pg_exec(pg, table[i].sql, NULL, 0, NULL, &err);
 
         if (rc != table[i].expected)
-            printf("# %s: %s: %s (%s)\n", table[i].role, table[i].sql, base_code_name(rc), rc != BASE_OK ? err.detail : "");
+            printf("# %s: %s: %s (%s)\n", table[i].role, table[i].sql, base_code_name(rc),
+                   rc != BASE_OK ? err.detail : "");
         CHECK_INT(rc, table[i].expected);
     }
 }

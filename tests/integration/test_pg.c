@@ -21,14 +21,18 @@ static void test_pg_exec__parameters_of_every_kind_come_back(void)
     auto_pg struct base_pg *pg = connect_super();
     auto_pg_rows struct base_pg_rows *rows = NULL;
     const unsigned char bytes[] = {0, 1, 0xff, '\\', 'x'};
-    struct base_pg_param params[] = {PG_TEXT("42"), PG_BYTES(bytes, sizeof(bytes)), {.data = "hello, world", .len = 5},
-                                     PG_TEXT(NULL), PG_TEXT("")};
+    struct base_pg_param params[] = {PG_TEXT("42"),
+                                     PG_BYTES(bytes, sizeof(bytes)),
+                                     {.data = "hello, world", .len = 5},
+                                     PG_TEXT(NULL),
+                                     PG_TEXT("")};
     auto_free unsigned char *back = NULL;
     struct base_err err;
     size_t n = 0;
 
-    CHECK_RC(base_pg_exec(pg, "SELECT $1::int, $2::bytea, $3::text, $4::text, $5::text", params, 5, &rows, &err), BASE_OK,
-             &err);
+    CHECK_RC(
+        base_pg_exec(pg, "SELECT $1::int, $2::bytea, $3::text, $4::text, $5::text", params, 5, &rows, &err),
+        BASE_OK, &err);
     CHECK_INT(base_pg_n_rows(rows), 1);
     CHECK_INT(base_pg_int(rows, 0, 0), 42);
     back = base_pg_bytes(rows, 0, 1, &n);
@@ -47,8 +51,11 @@ static void test_pg_exec__errors_have_codes_and_no_values(void)
     struct base_pg_param secret[] = {PG_TEXT("hunter2")};
     struct base_err err;
 
-    CHECK_RC(base_pg_script(pg, "DROP TABLE IF EXISTS u; CREATE TABLE u(k text PRIMARY KEY); INSERT INTO u VALUES('hunter2')",
-                            &err), BASE_OK, &err);
+    CHECK_RC(
+        base_pg_script(
+            pg, "DROP TABLE IF EXISTS u; CREATE TABLE u(k text PRIMARY KEY); INSERT INTO u VALUES('hunter2')",
+            &err),
+        BASE_OK, &err);
     CHECK_RC(base_pg_exec(pg, "INSERT INTO u VALUES($1)", secret, 1, NULL, &err), BASE_EXISTS, &err);
     CHECK(strstr(err.detail, "hunter2") == NULL && strstr(err.detail, "23505") != NULL);
     CHECK_RC(base_pg_exec(pg, "SELECT $1::text::int", secret, 1, NULL, &err), BASE_INVALID, &err);
@@ -65,7 +72,10 @@ static void test_pg_exec__privilege_is_denied(void)
     auto_pg struct base_pg *pg = NULL;
     struct base_err err;
 
-    CHECK_RC(base_pg_script(super, "DROP ROLE IF EXISTS weak; CREATE ROLE weak LOGIN; CREATE TABLE IF NOT EXISTS hidden()", &err),
+    CHECK_RC(base_pg_script(
+                 super,
+                 "DROP ROLE IF EXISTS weak; CREATE ROLE weak LOGIN; CREATE TABLE IF NOT EXISTS hidden()",
+                 &err),
              BASE_OK, &err);
     pg = base_pg_new(pgp_dsn(server, "weak"), 5000);
     CHECK_RC(base_pg_exec(pg, "SELECT 1", NULL, 0, NULL, &err), BASE_OK, &err);
@@ -117,9 +127,11 @@ static void test_pg_copy__commits_or_leaves_nothing(void)
     auto_pg_rows struct base_pg_rows *rows = NULL;
     struct base_err err;
 
-    CHECK_RC(base_pg_script(pg, "DROP TABLE IF EXISTS c; CREATE TABLE c(n int, t text)", &err), BASE_OK, &err);
+    CHECK_RC(base_pg_script(pg, "DROP TABLE IF EXISTS c; CREATE TABLE c(n int, t text)", &err), BASE_OK,
+             &err);
     CHECK_RC(base_pg_copy_begin(pg, "COPY c FROM STDIN", &err), BASE_OK, &err);
-    CHECK_RC(base_pg_exec(pg, "SELECT 1", NULL, 0, NULL, &err), BASE_INTERNAL, &err); /* not in the middle of it */
+    CHECK_RC(base_pg_exec(pg, "SELECT 1", NULL, 0, NULL, &err), BASE_INTERNAL,
+             &err); /* not in the middle of it */
     for (int i = 0; i < 20000; i++) {
         char line[64];
 
@@ -169,7 +181,8 @@ static void test_pg_connect__a_lost_server_is_unavailable_and_comes_back(void)
     CHECK_RC(base_pg_exec(pg, "SELECT 1", NULL, 0, NULL, &err), BASE_OK, &err);
 }
 
-/* A peer that takes connections and never says a word: what a black-holed server looks like once TCP stands. */
+/* A peer that takes connections and never says a word: what a black-holed server looks like once TCP stands.
+ */
 static void test_pg_connect__a_silent_server_times_out(void)
 {
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

@@ -1,6 +1,7 @@
 /* The journal on disk: every damage, torn tails, kill -9, a full disk, and an fdatasync that fails.
  *
- * fdatasync is wrapped at link time (-Wl,--wrap=fdatasync), so that it can be made to fail where no disk would. */
+ * fdatasync is wrapped at link time (-Wl,--wrap=fdatasync), so that it can be made to fail where no disk
+ * would. */
 #include "audit/audit.h"
 #include "audit/journal.h"
 #include "base/clock.h"
@@ -47,7 +48,8 @@ static char *make_disk_dir(void)
     return base_strdup(template);
 }
 
-/* In memory where that can be had: these tests sync thousands of times and look at bytes, not at power cuts. */
+/* In memory where that can be had: these tests sync thousands of times and look at bytes, not at power cuts.
+ */
 static char *make_dir(void)
 {
     char template[] = "/dev/shm/gh-jrn-XXXXXX";
@@ -217,8 +219,8 @@ static char *small_journal(struct file *seg, struct file *head, size_t ends[4])
     return dir;
 }
 
-/* With the head file (the machine did not lose power): every flipped bit is found. Without it (it may lag after a power cut):
- * only the last commit may be taken for a torn one, and what is before it never. */
+/* With the head file (the machine did not lose power): every flipped bit is found. Without it (it may lag
+ * after a power cut): only the last commit may be taken for a torn one, and what is before it never. */
 static void flip_everything(bool with_head)
 {
     struct file seg, head;
@@ -288,7 +290,8 @@ static void test_journal_open__a_flipped_head_file_is_harmless(void)
     remove_dir(dir);
 }
 
-/* A crash in the middle of a commit: the file ends anywhere inside it. head says what was acknowledged before. */
+/* A crash in the middle of a commit: the file ends anywhere inside it. head says what was acknowledged
+ * before. */
 static void test_journal_open__a_torn_tail_is_cut_at_every_length(void)
 {
     struct file seg, head, old_head;
@@ -325,7 +328,8 @@ static void test_journal_open__a_torn_tail_is_cut_at_every_length(void)
     remove_dir(dir);
 }
 
-/* Pages of a torn commit can reach the disk in any order: holes of zeros before good frames of the same commit. */
+/* Pages of a torn commit can reach the disk in any order: holes of zeros before good frames of the same
+ * commit. */
 static void test_journal_open__a_torn_commit_with_a_hole_is_cut(void)
 {
     struct file seg, head, old_head;
@@ -446,7 +450,7 @@ static void test_journal_commit__a_failed_sync_is_never_acknowledged(void)
     CHECK_RC(commit(j, 2, &err), BASE_OK, &err);
     atomic_store(&sync_failures, 1);
     CHECK_RC(commit(j, 3, &err), BASE_IO, &err);
-    CHECK_INT(aud_journal_next_seq(j), 2); /* the three are not in the chain */
+    CHECK_INT(aud_journal_next_seq(j), 2);       /* the three are not in the chain */
     CHECK_RC(commit(j, 1, &err), BASE_OK, &err); /* in a new file */
     CHECK_INT(aud_journal_next_seq(j), 3);
     CHECK_INT(read_all(j), 3);
@@ -462,7 +466,8 @@ static void test_journal_commit__a_failed_sync_is_never_acknowledged(void)
     remove_dir(dir);
 }
 
-/* What a failed sync left in the old file (here: put back by hand) is surplus, not damage and not a record. */
+/* What a failed sync left in the old file (here: put back by hand) is surplus, not damage and not a record.
+ */
 static void test_journal_open__surplus_of_a_failed_commit_does_not_count(void)
 {
     char *dir = make_dir();
@@ -496,7 +501,11 @@ static struct aud_options options_for(const char *dir)
         kek = base_secret_new("0123456789abcdef0123456789abcdef", 32);
         pseudonym_key = base_secret_new("fedcba9876543210fedcba9876543210", 32);
     }
-    return (struct aud_options){.journal_dir = dir, .instance = "gate-1", .kek = kek, .pseudonym_key = pseudonym_key, .epoch = 1,
+    return (struct aud_options){.journal_dir = dir,
+                                .instance = "gate-1",
+                                .kek = kek,
+                                .pseudonym_key = pseudonym_key,
+                                .epoch = 1,
                                 .journal_max_bytes = CAP};
 }
 
@@ -530,10 +539,12 @@ static void wait_for(struct waiter *w, unsigned n)
     pthread_mutex_unlock(&w->lock);
 }
 
-static enum base_code append_wait(struct aud *aud, enum aud_kind kind, const void *content, size_t n, struct base_err *err)
+static enum base_code append_wait(struct aud *aud, enum aud_kind kind, const void *content, size_t n,
+                                  struct base_err *err)
 {
     struct waiter w = WAITER;
-    struct aud_record r = {.kind = kind, .request_id = "r", .issuer = "i", .subject = "s", .content = content, .content_len = n};
+    struct aud_record r = {
+        .kind = kind, .request_id = "r", .issuer = "i", .subject = "s", .content = content, .content_len = n};
     enum base_code rc = aud_append(aud, &r, on_durable, &w, err);
 
     if (rc != BASE_OK)
@@ -717,8 +728,12 @@ static _Noreturn void append_until_killed(const char *dir, int fd)
     if (aud_open(&aud, &options, NULL) != BASE_OK)
         _exit(2);
     for (unsigned i = 0;; i++) {
-        struct aud_record r = {.kind = AUD_INTENT, .request_id = "r", .issuer = "i", .subject = i % 3 == 0 ? "a" : "b",
-                               .content = content, .content_len = i * 37 % sizeof(content)};
+        struct aud_record r = {.kind = AUD_INTENT,
+                               .request_id = "r",
+                               .issuer = "i",
+                               .subject = i % 3 == 0 ? "a" : "b",
+                               .content = content,
+                               .content_len = i * 37 % sizeof(content)};
 
         if (aud_append(aud, &r, report, &fd, NULL) != BASE_OK)
             usleep(100);
@@ -759,7 +774,8 @@ static void test_aud__kill9_loses_nothing_that_was_acknowledged(void)
         close(fds[0]);
         j = open_fresh(dir); /* checks every record of the chain */
         CHECK(n_acknowledged == 0 || aud_journal_next_seq(j) > acknowledged);
-        aud_journal_drop_below(j, aud_journal_next_seq(j)); /* as if shipped: the cap is not what is tested here */
+        aud_journal_drop_below(
+            j, aud_journal_next_seq(j)); /* as if shipped: the cap is not what is tested here */
         aud_journal_free(j);
     }
     printf("# %" PRIu64 " acknowledged over 60 kills\n", n_acknowledged);
@@ -787,8 +803,12 @@ static void *append_thread(void *arg)
 
     for (unsigned i = 0; i < EACH; i++) {
         char id[32], subject[32];
-        struct aud_record r = {.kind = i % 2 == 0 ? AUD_INTENT : AUD_OUTCOME, .request_id = id, .issuer = "i", .subject = subject,
-                               .content = "text", .content_len = 4};
+        struct aud_record r = {.kind = i % 2 == 0 ? AUD_INTENT : AUD_OUTCOME,
+                               .request_id = id,
+                               .issuer = "i",
+                               .subject = subject,
+                               .content = "text",
+                               .content_len = 4};
         struct aud_stats stats;
 
         snprintf(id, sizeof(id), "r-%u", i);

@@ -12,7 +12,8 @@ static struct aud_str str(const char *s)
 
 static struct aud_fields sample(void)
 {
-    struct aud_fields f = {.kind = AUD_OUTCOME, .seq = 7, .wall_us = 1700000000123456, .instance = str("gate-1")};
+    struct aud_fields f = {
+        .kind = AUD_OUTCOME, .seq = 7, .wall_us = 1700000000123456, .instance = str("gate-1")};
 
     for (unsigned i = 0; i < AUD_N_TEXTS; i++)
         f.texts[i] = str(aud_text_names[i]);
@@ -40,7 +41,8 @@ static void test_record__round_trip(void)
 
     CHECK_RC(aud_record_encode(&f, &one, &err), BASE_OK, &err);
     CHECK_RC(aud_record_decode(one.data, one.len, &back, &err), BASE_OK, &err);
-    CHECK(back.kind == AUD_OUTCOME && back.seq == 7 && back.wall_us == 1700000000123456 && back.n_reasons == 2);
+    CHECK(back.kind == AUD_OUTCOME && back.seq == 7 && back.wall_us == 1700000000123456 &&
+          back.n_reasons == 2);
     CHECK(back.numbers[AUD_U_DURATION_US] == INT64_MAX && back.payload_len == 99);
     CHECK(back.texts[AUD_T_STATUS].len == 7 && memcmp(back.texts[AUD_T_STATUS].at, "z\xc3\xbcrich", 7) == 0);
     CHECK_RC(aud_record_encode(&back, &two, &err), BASE_OK, &err);
@@ -53,8 +55,10 @@ static void test_record__round_trip(void)
 static void test_record__known_answer(void)
 {
     static const char expected_hex[] =
-        "4748415201030000000000000000000000000000000000016100000000000000000000000000000000000000000000000000000000000000"
-        "000000000a6b65792e6372656174650000000000000000000000000000000000000000000000000000000000000000000000000000000000"
+        "4748415201030000000000000000000000000000000000016100000000000000000000000000000000000000000000000000"
+        "000000000000"
+        "000000000a6b65792e6372656174650000000000000000000000000000000000000000000000000000000000000000000000"
+        "000000000000"
         "0000000000000000000000000000000000000000000000000000000000000000000000000000000000";
     struct aud_fields f = {.kind = AUD_EVENT, .instance = str("a")};
     struct base_buf out = BASE_BUF_INIT(AUD_CANONICAL_MAX);
@@ -170,7 +174,8 @@ static void test_record_encode__the_largest_fits(void)
 static void test_chain_link__depends_on_both(void)
 {
     struct aud_hash a = AUD_CHAIN_START, b = {{1}};
-    struct aud_hash one = aud_chain_link(&a, "x", 1), two = aud_chain_link(&b, "x", 1), three = aud_chain_link(&a, "y", 1);
+    struct aud_hash one = aud_chain_link(&a, "x", 1), two = aud_chain_link(&b, "x", 1),
+                    three = aud_chain_link(&a, "y", 1);
 
     CHECK(memcmp(&one, &two, sizeof(one)) != 0 && memcmp(&one, &three, sizeof(one)) != 0);
     three = aud_chain_link(&a, "x", 1);
@@ -204,11 +209,15 @@ static void test_seal__content_opens_with_its_key_and_context_alone(void)
     CHECK_INT(f.payload_len, 8 + BASE_GCM_TAG_BYTES);
     CHECK(memmem(sealed, f.payload_len, "secret", 6) == NULL);
     aud_seal_key(s, person, &key_fields, wrapped);
-    CHECK_RC(aud_open_key(kek, "p3-alice", person->key_id, key_fields.nonce, wrapped, sizeof(wrapped), key, &err), BASE_OK, &err);
+    CHECK_RC(
+        aud_open_key(kek, "p3-alice", person->key_id, key_fields.nonce, wrapped, sizeof(wrapped), key, &err),
+        BASE_OK, &err);
     CHECK_RC(aud_open_content(key, &f, sealed, f.payload_len, plain, &err), BASE_OK, &err);
     CHECK(memcmp(plain, "a secret", 8) == 0);
     /* each part of the context is bound */
-    CHECK_RC(aud_open_key(kek, "p3-bob", person->key_id, key_fields.nonce, wrapped, sizeof(wrapped), key, &err), BASE_CORRUPT, &err);
+    CHECK_RC(
+        aud_open_key(kek, "p3-bob", person->key_id, key_fields.nonce, wrapped, sizeof(wrapped), key, &err),
+        BASE_CORRUPT, &err);
     other = f;
     other.texts[AUD_T_REQUEST_ID] = str("another");
     CHECK_RC(aud_open_content(person->key, &other, sealed, f.payload_len, plain, &err), BASE_CORRUPT, &err);
