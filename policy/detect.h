@@ -17,8 +17,9 @@
 #include "policy/normalize.h"
 #include "policy/policy.h"
 
-#define DETECT_NOWHERE  SIZE_MAX /* no live candidate */
-#define DETECT_HOLD_MAX 2100u    /* symbols: the longest bounded candidate, a JWT's header */
+#define DETECT_NOWHERE SIZE_MAX /* no live candidate */
+#define DETECT_HOLD_MAX \
+    1100u /* symbols: the longest bounded candidate, a JWT's header; a symbol has at most 36 bytes */
 
 /* ---- symbols ---- */
 

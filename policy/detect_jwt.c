@@ -9,7 +9,7 @@
 
 #include <string.h>
 
-#define HEADER_MAX 2048u /* symbols */
+#define HEADER_MAX 1024u /* symbols */
 #define DOTS_MAX   4u    /* JWE has five parts */
 
 static const char alg_name[] = "\"alg\"";

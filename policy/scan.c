@@ -80,6 +80,8 @@ enum base_code scan_db_new(struct scan_db **ret_db, const struct pol_snapshot *s
     hs_database_t *hs = NULL;
     enum base_code rc = BASE_OK;
 
+    if (hs_valid_platform() != HS_SUCCESS)
+        return base_fail(err, BASE_UNSUPPORTED, 0, "Hyperscan needs a processor with SSSE3");
     for (size_t i = 0; i < n; i++) {
         bool trigger = i < n_triggers;
 

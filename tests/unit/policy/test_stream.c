@@ -7,8 +7,10 @@
 
 #include <time.h>
 
-#define N_TEXTS  4000u
-#define HELD_MAX (16u << 10) /* bytes: 320 symbols of an address, each with its ignored characters */
+#define N_TEXTS 4000u
+#define HELD_MAX                                                                                           \
+    (40u << 10) /* bytes: 1024 symbols of a JWT's header, each with eight ignored characters of four bytes \
+                 */
 
 static struct pol_snapshot *snapshot;
 static struct pol_scratch *scratch;
@@ -297,6 +299,9 @@ static void test_stream__open_findings_hold_nothing(void)
     base_buf_free(&out);
 }
 
+/* Eight characters that become nothing, of four bytes each. */
+#define TAGS "\U000e0041\U000e0041\U000e0041\U000e0041\U000e0041\U000e0041\U000e0041\U000e0041"
+
 static void test_stream__hostile_text_is_held_and_worked_on_within_bounds(void)
 {
     static const char *const units[] = {
@@ -334,6 +339,8 @@ static void test_stream__hostile_text_is_held_and_worked_on_within_bounds(void)
         "㎯",
         "０",
         "x@y.zz\u200b",
+        "I" TAGS "C" TAGS "A" TAGS "g" TAGS,
+        "I" TAGS "C" TAGS "A" TAGS "g" TAGS, /* once as it comes, once as a header of blanks */
     };
     const struct pol_guard guard = help_guard(POL_ACTION_MASK);
     size_t worst = 0;
@@ -344,6 +351,9 @@ static void test_stream__hostile_text_is_held_and_worked_on_within_bounds(void)
         struct pol_stream *stream = pol_stream_new(snapshot, scratch, &guard);
         size_t n = strlen(units[u]);
         clock_t t = clock();
+
+        if (u % 2 == 1) /* as it comes, and behind the begin of what is held longest */
+            CHECK_INT(pol_stream_push(stream, "ewog", 4, &out), BASE_OK);
 
         for (size_t i = 0; i * n < 128u << 10; i++) {
             CHECK_INT(pol_stream_push(stream, units[u], n, &out), BASE_OK);
