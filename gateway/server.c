@@ -707,14 +707,17 @@ enum base_code gw_server_start(struct gw_server **ret_server, const struct gw_se
     rc = load_tls(server, err);
     for (unsigned i = 0; i < server->n_listeners && rc == BASE_OK; i++)
         rc = bind_listener(server, i, err);
-    if (rc == BASE_OK)
+    if (rc == BASE_OK) {
+        *ret_server = server; /* before any thread runs: hooks and handlers may use it */
         rc = start_threads(server, err);
+        if (rc != BASE_OK)
+            *ret_server = NULL;
+    }
     if (rc != BASE_OK) {
         gw_server_drain(server, 0);
         gw_server_free(server);
         return rc;
     }
-    *ret_server = server;
     return BASE_OK;
 }
 
