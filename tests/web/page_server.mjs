@@ -173,7 +173,7 @@ const SCRIPTS = {
     if (answer.server.limited++ % 2)
       await answer.whole('Now it worked.');
     else
-      answer.error(429, 'rate_limited', 'You have reached 20 requests per minute.', { 'retry-after': '2' });
+      answer.error(429, 'rate_limited', 'You have reached 20 requests per minute.', { 'retry-after': '4' });
   },
   async down(answer) {
     answer.error(503, 'audit_unavailable', 'The record cannot be written at present, so nothing was sent to a model.');
