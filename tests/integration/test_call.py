@@ -144,8 +144,7 @@ def test_identify__expired_and_revoked(gw):
     time.sleep(1)
     refused(gw.request("POST", "/v1/chat/completions", body, short), 401, "expired_api_key")
     key = gw.new_key("employee", owner="gone")
-    rows = [json.loads(line) for line in gw.cli("key", "list", "--json").stdout.splitlines() if line.startswith("{")]
-    key_id = next(r["key_id"] for r in rows if r["key_id"] in key)
+    key_id = next(r["key_id"] for r in json.loads(gw.cli("key", "list", "--json").stdout) if r["key_id"] in key)
     equal(gw.request("POST", "/v1/chat/completions", body, key)[0], 200)
     gw.cli("key", "revoke", key_id)
     time.sleep(1)
