@@ -85,21 +85,31 @@ static void unpack_codes(enum eng_type type, const uint8_t *block, uint32_t run,
     }
 }
 
+/* One row's 32 codes into a zeroed run, four columns (a word) at a time; codes are small, so shifts stay inside their bytes. */
 static void put_codes(uint32_t bits, uint32_t lane, const uint8_t codes[32], uint8_t *run)
 {
-    for (uint32_t col = 0; col < 32; col++) {
-        uint32_t g = col / 4, byte = 4 * lane + col % 4;
+    uint32_t word[8], out[8] = {0}, n_out = 4;
 
-        if (bits == 8) {
-            run[64 * g + byte] = codes[col];
-            continue;
-        }
-        run[64 * (g % 4) + byte] |= (uint8_t)((codes[col] & 15) << (g / 4 * 4));
-        if (bits == 5)
-            run[256 + byte] |= (uint8_t)((codes[col] >> 4) << g);
-        if (bits == 6)
-            run[256 + 64 * (g / 4) + byte] |= (uint8_t)((codes[col] >> 4) << 2 * (g % 4));
+    memcpy(word, codes, sizeof(word));
+    if (bits == 8) {
+        memcpy(out, word, sizeof(out));
+        n_out = 8;
+    } else {
+        for (uint32_t g = 0; g < 4; g++)
+            out[g] = (word[g] & 0x0f0f0f0f) | (word[g + 4] & 0x0f0f0f0f) << 4;
     }
+    if (bits == 5) {
+        n_out = 5;
+        for (uint32_t g = 0; g < 8; g++)
+            out[4] |= (word[g] >> 4 & 0x01010101) << g;
+    }
+    if (bits == 6) {
+        n_out = 6;
+        for (uint32_t g = 0; g < 8; g++)
+            out[4 + g / 4] |= (word[g] >> 4 & 0x03030303) << 2 * (g % 4);
+    }
+    for (uint32_t g = 0; g < n_out; g++)
+        memcpy(run + 64 * g + 4 * lane, &out[g], 4);
 }
 
 static void put_header(enum eng_type type, uint32_t lane, const uint8_t *block, uint8_t *header)

@@ -9,6 +9,9 @@
 
 #include <math.h>
 
+/* Loops over the tokens or rows of a tile: unrolled whole, or their accumulators would live in memory. */
+#define UNROLL _Pragma("GCC unroll 16")
+
 static void simd_rms_norm(const float *x, const float *w, float eps, uint32_t n, float *out)
 {
     vf sum = vf_set1(0), scale;
@@ -136,6 +139,7 @@ INLINE void tile_block(enum eng_type type, int nc, const struct eng_cpu_matmul *
     const size_t stride = act->stride;
     vf acc[SIMD_COLS];
 
+    UNROLL
     for (int c = 0; c < nc; c++)
         acc[c] = vf_set1(0);
     for (uint32_t b = 0; b < mm->w->cols / 32;) {
@@ -150,39 +154,49 @@ INLINE void tile_block(enum eng_type type, int nc, const struct eng_cpu_matmul *
             vi sum[SIMD_COLS];
 
             if (type == ENG_Q6_K) { /* a scale for each half of the run */
+                UNROLL
                 for (int half = 0; half < 2; half++) {
                     vf scale = vf_mul(d, vf_from_i8(head + 32 + 16 * (2 * run + (uint32_t)half)));
 
+                    UNROLL
                     for (int c = 0; c < nc; c++)
                         sum[c] = vi_set1(act->neg_sum16[2 * (at + (size_t)c * stride) + (size_t)half] * offset);
+                    UNROLL
                     for (int g = 4 * half; g < 4 * half + 4; g++) {
                         vb w = codes(p, bits, g);
 
+                        UNROLL
                         for (int c = 0; c < nc; c++)
                             sum[c] = vi_dot(sum[c], w, act->q + (at + (size_t)c * stride) * 32 + 4 * g, bits);
                     }
+                    UNROLL
                     for (int c = 0; c < nc; c++)
                         acc[c] = vf_fma(vf_from_i(sum[c]), vf_mul(scale, vf_set1(act->d[at + (size_t)c * stride])), acc[c]);
                 }
                 continue;
             }
+            UNROLL
             for (int c = 0; c < nc; c++)
                 sum[c] = vi_set1(offset != 0 ? act->neg_sum[at + (size_t)c * stride] * offset : 0);
+            UNROLL
             for (int g = 0; g < 8; g++) {
                 vb w = codes(p, bits, g);
 
+                UNROLL
                 for (int c = 0; c < nc; c++)
                     sum[c] = vi_dot(sum[c], w, act->q + (at + (size_t)c * stride) * 32 + 4 * g, bits);
             }
             if (type == ENG_Q4_K || type == ENG_Q5_K) {
                 vf scale = vf_mul(d, vf_from_u8(head + 64 + 16 * run)), min = vf_mul(m, vf_from_u8(head + 192 + 16 * run));
 
+                UNROLL
                 for (int c = 0; c < nc; c++) {
                     acc[c] = vf_fma(vf_from_i(sum[c]), vf_mul(scale, vf_set1(act->d[at + (size_t)c * stride])), acc[c]);
                     acc[c] = vf_fnma(min, vf_set1(act->sum[at + (size_t)c * stride]), acc[c]);
                 }
                 continue;
             }
+            UNROLL
             for (int c = 0; c < nc; c++) {
                 acc[c] = vf_fma(vf_from_i(sum[c]), vf_mul(d, vf_set1(act->d[at + (size_t)c * stride])), acc[c]);
                 if (has_min)
@@ -190,6 +204,7 @@ INLINE void tile_block(enum eng_type type, int nc, const struct eng_cpu_matmul *
             }
         }
     }
+    UNROLL
     for (int c = 0; c < nc; c++)
         put_result(mm, group, c0 + (uint32_t)c, acc[c]);
 }
@@ -207,16 +222,20 @@ INLINE void tile_float(enum eng_type type, int nc, int ng, const struct eng_cpu_
     const float *x = mm->x + c0 * cols;
     vf acc[SIMD_COLS];
 
+    UNROLL
     for (int i = 0; i < nc * ng; i++)
         acc[i] = vf_set1(0);
     for (size_t k = 0; k < cols; k++) {
+        UNROLL
         for (int g = 0; g < ng; g++) {
             vf w = load_weights(type, p + (size_t)g * mm->w->group_bytes + k * step);
 
+            UNROLL
             for (int c = 0; c < nc; c++)
                 acc[g * nc + c] = vf_fma(w, vf_set1(x[(size_t)c * cols + k]), acc[g * nc + c]);
         }
     }
+    UNROLL
     for (int i = 0; i < nc * ng; i++)
         put_result(mm, group + (uint32_t)(i / nc), c0 + (uint32_t)(i % nc), acc[i]);
 }
@@ -341,14 +360,17 @@ INLINE void score_page(enum eng_type type, int nh, const uint8_t *k, const float
 {
     vf acc[HEADS_AT_ONCE];
 
+    UNROLL
     for (int h = 0; h < nh; h++)
         acc[h] = vf_set1(0);
     for (uint32_t i = 0; i < hd; i++) {
         vf key = load_kv(type, k, (size_t)i * 16);
 
+        UNROLL
         for (int h = 0; h < nh; h++)
             acc[h] = vf_fma(key, vf_set1(q[(size_t)h * hd + i]), acc[h]);
     }
+    UNROLL
     for (int h = 0; h < nh; h++)
         vf_store(scores + (size_t)h * score_stride, vf_mul(acc[h], scale));
 }
@@ -388,6 +410,7 @@ INLINE void mix_values(enum eng_type type, int nh, const struct eng_cpu_attentio
     uint32_t hd = a->head_dim, width = hd - dim < 16 ? hd - dim : 16;
     vf acc[HEADS_AT_ONCE];
 
+    UNROLL
     for (int h = 0; h < nh; h++)
         acc[h] = vf_set1(0);
     for (uint32_t page = 0; page * 16 < n; page++) {
@@ -398,10 +421,12 @@ INLINE void mix_values(enum eng_type type, int nh, const struct eng_cpu_attentio
             size_t at = (size_t)t * hd + dim;
             vf value = width == 16 ? load_kv(type, v, at) : load_kv_n(type, v, at, width);
 
+            UNROLL
             for (int h = 0; h < nh; h++)
                 acc[h] = vf_fma(value, vf_set1(weights[(size_t)h * a->score_stride + page * 16 + t]), acc[h]);
         }
     }
+    UNROLL
     for (int h = 0; h < nh; h++) {
         if (width == 16)
             vf_store(out + (size_t)h * hd + dim, acc[h]);
@@ -424,6 +449,7 @@ INLINE void attend_heads(enum eng_type type, int nh, const struct eng_cpu_attent
     for (uint32_t page = 0; page * 16 < n; page++)
         score_page(type, nh, a->k + pages[page] * a->page_bytes + head_offset, q, hd, scale, scratch + page * 16,
                    a->score_stride);
+    UNROLL
     for (int h = 0; h < nh; h++)
         softmax(scratch + (size_t)h * a->score_stride, n);
     for (uint32_t dim = 0; dim < hd; dim += 16)
