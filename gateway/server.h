@@ -101,7 +101,8 @@ const char *gw_http_method(const struct gw_http *http);     /* NUL-terminated */
 const char *gw_http_path(const struct gw_http *http);       /* as sent up to '?', not decoded; NUL-terminated */
 const char *gw_http_query(const struct gw_http *http);      /* after '?', "" when none */
 /* The value, NULL when absent, "" and *ret_len 0 when empty. Name in lower case. A header sent more than once: NULL, and
- * gw_http_header_count says how often. Not NUL-terminated. */
+ * gw_http_header_count says how often. Not NUL-terminated. "host" is the authority of either protocol; the cookies that HTTP/2 sends
+ * apart are one. Framing (content-length, transfer-encoding, expect, upgrade) is the library's: NULL with HTTP/1.1. */
 const char *gw_http_header(const struct gw_http *http, const char *name, size_t *ret_len);
 unsigned gw_http_header_count(const struct gw_http *http, const char *name);
 const char *gw_http_body(const struct gw_http *http, size_t *ret_len);

@@ -284,15 +284,22 @@ static void add_fixed_headers(h2o_req_t *req, const struct gw_conn *conn, const 
     if (no_store)
         add_header(req, "cache-control", "no-store");
     if (conn->listener->options.tls)
-        add_header(req, "strict-transport-security", "max-age=31536000; includeSubDomains");
+        add_header(req, "strict-transport-security", "max-age=31536000");
 }
 
 /* What the library writes itself, or what would frame the response a second time. */
 static bool is_library_header(const char *name)
 {
-    static const char *const names[] = {
-        "content-length", "transfer-encoding", "connection",  "keep-alive", "date",
-        "server",         "upgrade",           "x-request-id"};
+    static const char *const names[] = {"content-length",
+                                        "transfer-encoding",
+                                        "connection",
+                                        "keep-alive",
+                                        "date",
+                                        "server",
+                                        "upgrade",
+                                        "x-request-id",
+                                        "x-content-type-options",
+                                        "strict-transport-security"};
 
     for (size_t i = 0; i < BASE_ARRAY_LEN(names); i++)
         if (strcasecmp(name, names[i]) == 0)

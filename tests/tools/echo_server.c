@@ -11,6 +11,7 @@
  *   /slow?ms=N       answers after N ms
  *   /stream?n=N&ms=M&size=S   N events of S bytes, one each M ms
  *   /flood           writes as fast as the reader takes it, for ever; aborts when the queue is full
+ *   /cookie          the cookie header
  *   /abort           begins a response and aborts it
  *   /stats           counters as JSON
  */
@@ -173,6 +174,9 @@ static void on_request(struct gw_http *http, void *user)
         gw_http_begin(http, 200, &text_plain, 1);
         gw_http_write(http, "part", 4);
         gw_http_abort(http);
+    } else if (strcmp(path, "/cookie") == 0) {
+        body = gw_http_header(http, "cookie", &len);
+        gw_http_send(http, body != NULL ? 200 : 404, &text_plain, 1, body, len);
     } else if (strcmp(path, "/stats") == 0) {
         send_stats(http);
     } else {
