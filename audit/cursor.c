@@ -207,9 +207,42 @@ static enum base_code read_frame(struct aud_cursor *c, struct aud_frame *ret_fra
     }
 }
 
+static enum base_code accept_frame(struct aud_cursor *c, const struct aud_frame *frame)
+{
+    c->offset += frame->size;
+    c->prev = frame->hash;
+    c->seq++;
+    return BASE_OK;
+}
+
+static enum base_code damaged(const struct aud_cursor *c, struct base_err *err)
+{
+    return base_fail(err, BASE_CORRUPT, 0, "journal %s: record %llu is damaged at offset %llu", c->dir,
+                     (unsigned long long)c->seq, (unsigned long long)c->offset);
+}
+
+/* No whole frame here in the newest file of a folder: its writer is at work, or has gone on to another file,
+ * or the file `head` says that something durable stood here. */
+static enum base_code at_open_end(struct aud_cursor *c, struct aud_frame *ret_frame, struct base_err *err)
+{
+    uint64_t was = c->segment.first_seq;
+    enum base_code rc = follow(c, err);
+
+    if (rc != BASE_OK)
+        return rc;
+    if (c->segment.first_seq != was || c->segment.next_seq != UINT64_MAX)
+        return aud_cursor_next(c, ret_frame, err);
+    if (aud_journal_known_bytes(c->dir, was) <= c->offset)
+        return base_fail(err, BASE_NOT_FOUND, 0, "the end of the journal");
+    c->buffer_len = 0; /* it may have become durable since it was read */
+    rc = read_frame(c, ret_frame, err);
+    if (rc == BASE_OK)
+        return accept_frame(c, ret_frame);
+    return rc == BASE_IO ? rc : damaged(c, err);
+}
+
 enum base_code aud_cursor_next(struct aud_cursor *c, struct aud_frame *ret_frame, struct base_err *err)
 {
-    bool newest = c->journal == NULL && c->segment.next_seq == UINT64_MAX;
     enum base_code rc = BASE_OK;
 
     if (c->fd < 0)
@@ -222,23 +255,13 @@ enum base_code aud_cursor_next(struct aud_cursor *c, struct aud_frame *ret_frame
     if (rc != BASE_OK)
         return rc;
     rc = read_frame(c, ret_frame, err);
+    if (rc == BASE_OK)
+        return accept_frame(c, ret_frame);
     if (rc == BASE_IO)
         return rc;
-    if (rc != BASE_OK && newest) { /* the writer's work in progress, or it has gone on to another file */
-        uint64_t was = c->segment.first_seq;
-
-        rc = follow(c, err);
-        if (rc == BASE_OK && c->segment.first_seq == was)
-            rc = base_fail(err, BASE_NOT_FOUND, 0, "the end of the journal");
-        return rc == BASE_OK ? aud_cursor_next(c, ret_frame, err) : rc;
-    }
-    if (rc != BASE_OK)
-        return base_fail(err, BASE_CORRUPT, 0, "journal %s: record %llu is damaged at offset %llu", c->dir,
-                         (unsigned long long)c->seq, (unsigned long long)c->offset);
-    c->offset += ret_frame->size;
-    c->prev = ret_frame->hash;
-    c->seq++;
-    return BASE_OK;
+    if (c->journal == NULL && c->segment.next_seq == UINT64_MAX)
+        return at_open_end(c, ret_frame, err);
+    return damaged(c, err);
 }
 
 enum base_code aud_cursor_seek(struct aud_cursor *c, uint64_t seq, struct aud_hash *ret_prev,

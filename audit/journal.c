@@ -161,6 +161,21 @@ static bool head_read(int fd, struct segment *ret_segment)
     return true;
 }
 
+uint64_t aud_journal_known_bytes(const char *dir, uint64_t first_seq)
+{
+    auto_free char *path = base_alloc(strlen(dir) + sizeof(HEAD_NAME) + 1);
+    struct segment known;
+    bool found;
+    int fd;
+
+    sprintf(path, "%s/" HEAD_NAME, dir);
+    fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    found = head_read(fd, &known) && known.first_seq == first_seq;
+    if (fd >= 0)
+        close(fd);
+    return found ? known.bytes : 0;
+}
+
 /* --- segments --- */
 
 /* Invariant 2. On success the new segment is the last one and j->fd its descriptor. */

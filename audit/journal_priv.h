@@ -36,6 +36,8 @@ struct aud_journal {
     uint64_t batch_next;
 };
 
+/* How many bytes of this segment were durable, by the folder's file `head`; 0 when it does not say. */
+uint64_t aud_journal_known_bytes(const char *dir, uint64_t first_seq);
 void aud_segment_name(uint64_t first_seq, char out[SEGMENT_NAME_MAX]);
 /* The first sequence numbers of the segment files in a folder, ascending; owned. */
 enum base_code aud_segment_list(const char *dir, uint64_t **ret_seqs, size_t *ret_n, struct base_err *err);

@@ -228,6 +228,45 @@ static void test_aud_verify__a_cut_tail_needs_the_journal(void)
     CHECK(verify_with(journal_dir, NULL).intact);
 }
 
+/* Records that only the journal has are verified there, and damage to them is found. */
+static void test_aud_verify__the_unshipped_tail_is_looked_at(void)
+{
+    struct aud_options options;
+    struct aud_record r = fixture_intent("req-late", "alice");
+    struct aud *aud = NULL;
+    struct aud_verify_result result;
+    char path[128];
+    unsigned char byte;
+    off_t end;
+    struct base_err err;
+    int fd;
+
+    fill();
+    options = fixture_options(journal_dir, false); /* no database: nothing is shipped */
+    CHECK_RC(aud_open(&aud, &options, &err), BASE_OK, &err);
+    CHECK_RC(fixture_append(aud, &r, NULL, &err), BASE_OK, &err);
+    result = verify_with(journal_dir, NULL); /* while its writer runs */
+    CHECK(result.intact && result.n_records == N_RECORDS && result.n_unshipped == 3);
+    aud_close(aud, 0);
+    snprintf(path, sizeof(path), "%s/00000000000000000000.seg", journal_dir);
+    fd = open(path, O_RDWR);
+    end = lseek(fd, 0, SEEK_END);
+    for (off_t at = end - 5; at > end - 2200; at -= 61) {
+        CHECK(pread(fd, &byte, 1, at) == 1);
+        byte ^= 4;
+        CHECK(pwrite(fd, &byte, 1, at) == 1);
+        result = verify_with(journal_dir, NULL);
+        CHECK(!result.intact && result.bad_seq >= N_RECORDS);
+        byte ^= 4;
+        CHECK(pwrite(fd, &byte, 1, at) == 1);
+    }
+    CHECK(verify_with(journal_dir, NULL).intact);
+    CHECK(ftruncate(fd, end - 1) == 0);
+    CHECK(!verify_with(journal_dir, NULL).intact);
+    close(fd);
+    fill();
+}
+
 static void test_aud_verify__an_erased_person_leaves_the_chain_intact(void)
 {
     auto_pg struct base_pg *eraser = base_pg_new(pgp_dsn(fixture_server, "gatehouse_eraser"), 5000);
@@ -393,6 +432,7 @@ static const struct tap_case cases[] = {
     CASE(test_aud_verify__one_changed_bit_of_any_column_is_found),
     CASE(test_aud_verify__whole_rows_and_keys),
     CASE(test_aud_verify__a_cut_tail_needs_the_journal),
+    CASE(test_aud_verify__the_unshipped_tail_is_looked_at),
     CASE(test_aud_verify__an_erased_person_leaves_the_chain_intact),
     CASE(test_aud_cli__list),
     CASE(test_aud_cli__show),
