@@ -49,7 +49,7 @@ enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_optio
     if (!gw_origin_valid(options->public_origin))
         return base_fail(err, BASE_INVALID, 0,
                          "the public origin must look like https://gatehouse.example.com:8443, in lower "
-                         "case and without a path");
+                         "case, without a path or a default port");
     auth = base_zalloc(sizeof(*auth));
     auth->options = *options;
     memcpy(auth->origin, options->public_origin, strlen(options->public_origin) + 1);

@@ -102,6 +102,11 @@ struct gw_limits {
     TAILQ_HEAD(, gw_limit_pending) pending;
 };
 
+bool gw_limits_url_ok(const char *redis_url)
+{
+    return gw_redis_url_ok(redis_url);
+}
+
 struct gw_limits *gw_limits_new(struct gw_loop *loop, const char *redis_url, const char *prefix,
                                 unsigned timeout_ms)
 {
@@ -162,7 +167,7 @@ static bool make_key(const struct gw_limits *limits, const struct gw_limit_reque
 
     if (!encode(principal, request->principal) || !encode(model, request->model))
         return false;
-    return snprintf(out, KEY_MAX, "%sgh:{%s}:%s:%s", limits->prefix, principal, model, dimension) <
+    return snprintf(out, KEY_MAX, "%s:{%s}:%s:%s", limits->prefix, principal, model, dimension) <
            (int)KEY_MAX;
 }
 

@@ -18,7 +18,9 @@
 
 struct gw_limits;
 
-/* redis_url: "unix:///path" or "redis://127.0.0.1:6379"; prefix keeps several gateways' test keys apart. */
+/* True for a URL that gw_limits_new takes: "unix:///path", "redis://[[user]:password@]host[:port][/database]". */
+bool gw_limits_url_ok(const char *redis_url);
+/* Keys are prefix:{principal}:model:req and :tok ("gh"; the braces keep both on one node of a cluster). NULL: the URL is none. */
 struct gw_limits *gw_limits_new(struct gw_loop *loop, const char *redis_url, const char *prefix, unsigned timeout_ms);
 void gw_limits_free(struct gw_limits *limits);
 

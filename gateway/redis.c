@@ -142,6 +142,15 @@ static bool parse_url(struct gw_redis *r, const char *url)
            take(r->password, colon + 1, (size_t)(at - colon - 1)) && parse_host(r, at + 1);
 }
 
+bool gw_redis_url_ok(const char *url)
+{
+    struct gw_redis parsed = {0};
+    bool ok = parse_url(&parsed, url);
+
+    base_wipe(parsed.password, sizeof(parsed.password));
+    return ok;
+}
+
 /* ---- commands ---- */
 
 static void arm_deadline(struct gw_redis *r);
@@ -451,16 +460,14 @@ static void on_disconnect(const redisAsyncContext *ac, int status)
     go_down(r, ac->err != 0 ? ac->errstr : "connection closed");
 }
 
-/* AUTH and SELECT. */
+/* AUTH and SELECT: a refusal ends the attempt, else the default user or database 0 would be used instead. */
 static void on_hello(redisAsyncContext *ac, void *reply_p, void *user)
 {
     struct gw_redis *r = user;
     const redisReply *reply = reply_p;
 
     if (reply != NULL && reply->type == REDIS_REPLY_ERROR && r->ac == ac && r->state == HELLO)
-        base_log(BASE_LOG_ERROR, "redis.refused",
-                 "Redis refuses the connection: check user, password and database",
-                 LOG_STR("error", reply->str)); /* SCRIPT LOAD will fail too, or HELLO_MS ends it */
+        go_down(r, reply->str);
 }
 
 static void on_loaded(redisAsyncContext *ac, void *reply_p, void *user)

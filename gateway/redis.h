@@ -30,6 +30,7 @@ struct gw_redis_options {
     const char *script;   /* answers a list of integers; lives as long as the gw_redis */
     unsigned timeout_ms;
 };
+bool gw_redis_url_ok(const char *url);
 /* Starts to connect. BASE_INVALID: the URL. */
 enum base_code gw_redis_new(struct gw_redis **ret_redis, const struct gw_redis_options *options, struct base_err *err);
 /* Not from within a callback. What is outstanding is answered BASE_CANCELLED. NULL is allowed. */

@@ -192,6 +192,8 @@ static enum base_code open_server(struct process *process, struct base_err *err)
         .user = app,
     };
 
+    if (!gw_limits_url_ok(config->redis_url))
+        return base_fail(err, BASE_INVALID, 0, "redis_url must be unix:///path or redis://[[user]:password@]host[:port][/database]");
     options.limits.body_bytes_max = config->body_bytes_max;
     options.limits.connections_max = (unsigned)config->connections_max;
     options.limits.connections_per_address = (unsigned)config->connections_per_address;

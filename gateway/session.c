@@ -120,13 +120,16 @@ void gw_cookie_render(const char *token, unsigned max_age_s, char out[GW_SET_COO
 
 bool gw_origin_valid(const char *origin)
 {
-    const char *host = strstr(origin, "://");
+    const char *host = strstr(origin, "://"), *port;
 
     if (host == NULL || strlen(origin) >= GW_ORIGIN_MAX)
         return false;
     if (strncmp(origin, "https://", 8) != 0 && strncmp(origin, "http://", 7) != 0)
         return false;
     host += 3;
+    port = strrchr(host, ':');
+    if (port != NULL && strcmp(port, origin[4] == 's' ? ":443" : ":80") == 0)
+        return false;
     return host[0] != '\0' && strspn(host, "abcdefghijklmnopqrstuvwxyz0123456789.-:[]") == strlen(host);
 }
 

@@ -41,7 +41,8 @@ unsigned gw_cookie_find(const char *header, size_t len, const char **ret_value, 
 /* The Set-Cookie value; token NULL removes the cookie. */
 void gw_cookie_render(const char *token, unsigned max_age_s, char out[GW_SET_COOKIE_MAX]);
 
-/* "scheme://host[:port]" as browsers send it: http or https, lower case, no path, no slash at the end. */
+/* "scheme://host[:port]" as browsers send it: http or https, lower case, no path, no slash at the end, no default port
+ * (they leave it out, so an origin that names it would match nothing). */
 bool gw_origin_valid(const char *origin);
 
 /* What a browser says about where a request comes from. Absent headers: NULL. */

@@ -8,8 +8,11 @@
 #include "redis_private.h"
 #include "tap.h"
 
+#include <arpa/inet.h>
+#include <netinet/in.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -55,7 +58,7 @@ static void on_loop(void (*fn)(void *arg), void *arg)
 
 static void open_limits(void *url)
 {
-    limits = gw_limits_new(loop, url, "test:", TIMEOUT_MS);
+    limits = gw_limits_new(loop, url, "test", TIMEOUT_MS);
 }
 
 static void close_limits(void *unused)
@@ -494,6 +497,53 @@ static void test_away__never_there(void)
     CHECK(!a.result.allowed && a.result.store_away);
 }
 
+/* A free port of loopback, for a moment. */
+static unsigned free_port(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(address);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (bind(fd, (struct sockaddr *)&address, len) != 0 ||
+        getsockname(fd, (struct sockaddr *)&address, &len) != 0)
+        abort();
+    close(fd);
+    return ntohs(address.sin_port);
+}
+
+static void test_new__by_name_with_user_and_database(void)
+{
+    const char *const bind_argv[] = {"CONFIG", "SET", "bind", "127.0.0.1"},
+                      *port_argv[] = {"CONFIG", "SET", "port", NULL};
+    const char *const user_argv[] = {"ACL", "SETUSER", "gate", "on", ">s3cret", "~*", "+@all"};
+    struct gw_limits *kept = limits;
+    char port[8], good[96], wrong[96], database[96];
+    bool is_up, wrong_up, database_up;
+
+    snprintf(port, sizeof(port), "%u", free_port());
+    port_argv[3] = port;
+    CHECK(rdp_command(redis, bind_argv, 4) != NULL);
+    CHECK_STR(rdp_command(redis, port_argv, 4), "+OK\r\n");
+    CHECK_STR(rdp_command(redis, user_argv, 7), "+OK\r\n");
+    snprintf(good, sizeof(good), "redis://gate:s3cret@localhost:%s/3", port);
+    snprintf(wrong, sizeof(wrong), "redis://gate:wrong@localhost:%s/3", port);
+    snprintf(database, sizeof(database), "redis://gate:s3cret@localhost:%s/999", port);
+    on_loop(open_limits, good);
+    is_up = wait_up(true, 3000) && admit("named", &closed, 0).result.allowed;
+    on_loop(close_limits, NULL);
+    on_loop(open_limits, wrong);
+    wrong_up = wait_up(true, 400);
+    on_loop(close_limits, NULL);
+    on_loop(open_limits, database);
+    database_up = wait_up(true, 400);
+    on_loop(close_limits, NULL);
+    limits = kept;
+    CHECK(is_up);
+    CHECK(!wrong_up); /* never as the default user instead */
+    CHECK(!database_up);
+    CHECK(strstr(redis_do("INFO", "keyspace", NULL), "db3:keys=") != NULL);
+}
+
 static void test_new__bad_urls(void)
 {
     static const char *const bad[] = {
@@ -509,11 +559,11 @@ static void test_new__bad_urls(void)
     for (size_t i = 0; i < BASE_ARRAY_LEN(bad); i++) {
         on_loop(open_limits, (void *)bad[i]);
         made[i] = limits;
-        ok = ok && limits == NULL;
+        ok = ok && limits == NULL && !gw_limits_url_ok(bad[i]);
     }
     for (size_t i = 0; i < BASE_ARRAY_LEN(good); i++) {
         on_loop(open_limits, (void *)good[i]);
-        ok = ok && limits != NULL;
+        ok = ok && limits != NULL && gw_limits_url_ok(good[i]);
         if (limits == NULL)
             printf("# refused %s\n", good[i]);
         else
@@ -560,7 +610,7 @@ static void test_keys__expire(void)
 
     begin();
     a = admit(who, &rule, 10);
-    snprintf(key, sizeof(key), "test:gh:{%s}:demo:tok", who);
+    snprintf(key, sizeof(key), "test:{%s}:demo:tok", who);
     left = redis_do("PTTL", key, NULL); /* 10 s of refill and a second of margin */
     CHECK(left != NULL && left[0] == ':' && atoi(left + 1) > 9000 && atoi(left + 1) <= 11000);
     settle(a.ticket, 0);
@@ -627,6 +677,7 @@ int main(int argc, char **argv)
         CASE(test_away__paused_and_late_reservation_undone),
         CASE(test_away__forgotten_while_frozen),
         CASE(test_away__never_there),
+        CASE(test_new__by_name_with_user_and_database),
         CASE(test_new__bad_urls),
         CASE(test_recovery__script_flush),
         CASE(test_away__read_only_replica),

@@ -178,6 +178,10 @@ static void test_origin_valid__table(void)
     CHECK(gw_origin_valid("https://localhost:8443"));
     CHECK(gw_origin_valid("http://127.0.0.1:8080"));
     CHECK(gw_origin_valid("https://[::1]:8443"));
+    CHECK(gw_origin_valid("https://gate.example"));
+    CHECK(gw_origin_valid("http://gate.example:443"));
+    CHECK(!gw_origin_valid("https://gate.example:443"));
+    CHECK(!gw_origin_valid("http://gate.example:80"));
     CHECK(!gw_origin_valid("localhost:8443"));
     CHECK(!gw_origin_valid("https://"));
     CHECK(!gw_origin_valid("https://localhost/"));
