@@ -311,12 +311,12 @@ static void test_decide__never_routes_above_a_ceiling(void)
     size_t n_allowed = 0, n_all = 0;
     char text[4096];
 
-    for (int p = 0; p < 60; p++) {
+    for (int p = 0; p < 24; p++) {
         struct pol_snapshot *random;
 
         random_policy(&state, text, sizeof(text));
         random = load(text);
-        for (int i = 0; i < 2000; i++) {
+        for (int i = 0; i < 5000; i++) {
             const char *roles[3];
             struct pol_facts facts = {.roles = roles,
                                       .n_roles = next_random(&state) % 4,
