@@ -2,8 +2,8 @@
  *
  *     credential -- none ---------------------------> MISSING
  *                -- several ------------------------> REFUSED
- *                -- key ----- malformed, unknown ---> REFUSED     (one answer: it does not say which part was
- * wrong) hash in the snapshot -> EXPIRED, REVOKED, OK   (only its holder can get here)
+ *                -- key ----- malformed, unknown ---> REFUSED   (one answer: not which part was wrong)
+ *                             hash in the snapshot -> EXPIRED, REVOKED, OK   (only its holder gets here)
  *                -- cookie -- not made by us -------> SESSION_ENDED
  *                             POST without CSRF ----> CSRF
  *                             store ----------------> OK, SESSION_ENDED, UNAVAILABLE

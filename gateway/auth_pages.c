@@ -3,16 +3,15 @@
  * A sign-in by link:
  *
  *     GET  /auth/link?token=T   a page with a button; touches nothing
- *     POST /auth/link           Origin and T checked --> store: use link, end the old session, start a new
- * one (all or nothing)
+ *     POST /auth/link           Origin and T checked
+ *                               --> store: use the link, end the old session, start a new one: all or nothing
  *                               --> recorded --> cookie, 303 to /
  *                               cannot be recorded, or the client has left --> the new session is ended again
  *
  * Invariants:
  *   1. a struct exchange lives until the store has answered and the request is closed, whichever is later;
  *   2. a session token is never taken from the client at sign-in: it is always new (no fixation);
- *   3. a link's token stands in a URL, so its page sends no referrer, loads nothing from elsewhere and runs
- * no script.
+ *   3. a link's token stands in a URL: its page sends no referrer, loads nothing from elsewhere, runs no script.
  */
 #include "gateway/auth_priv.h"
 

@@ -1,6 +1,6 @@
 /* Key set. See keyset.h.
  *
- * Invariants: slots is a power of two and at least twice n, so a probe ends; slot 0 means empty, else entry
+ * Invariants: n_slots is a power of two and at least twice n, so a probe ends; slot 0 means empty, else entry
  * index + 1.
  */
 #include "gateway/keyset.h"

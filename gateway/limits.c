@@ -7,9 +7,9 @@
  *
  * Invariants:
  *   1. a struct gw_limit_pending is freed when Redis' last word on it has come: its reply, or the loss of the
- * connection;
+ *      connection;
  *   2. a reservation that nobody waits for any more (forgotten, or decided by the fail mode meanwhile) is
- * given back;
+ *      given back;
  *   3. a ticket outlives nothing: when the gw_limits goes first, settle only frees it.
  */
 #include "gateway/limits.h"

@@ -1,16 +1,17 @@
 /* Redis. See redis.h.
  *
- *     DOWN --back-off--> RESOLVING --> CONNECTING --connected--> HELLO (AUTH, SELECT, SCRIPT LOAD)
- * --answered--> UP ^                (names only) |   ^ | a call is overdue                     v   | all
- * overdue
- *      +---- error, refused, HELLO_MS or SLOW_MS passed -------------------------------------------------
- * SLOW -+ were answered
+ *     DOWN --back-off--> RESOLVING ----> CONNECTING --connected--> HELLO --answered--> UP
+ *      ^                 (names only)                                                 |  ^
+ *      |                                                            a call is overdue v  | all were answered
+ *      +-------- error, refused, HELLO_MS or SLOW_MS passed ------------------------- SLOW
+ *
+ *     HELLO sends AUTH, SELECT and SCRIPT LOAD.
  *
  * Invariants:
  *   1. hiredis answers every command exactly once, with NULL when the connection goes: a struct command is
- * freed there and nowhere else;
+ *      freed there and nowhere else;
  *   2. a command is in `waiting` until its deadline, then in `overdue` until hiredis answers; both are in the
- * order of sending;
+ *      order of sending;
  *   3. redis->ac is set to NULL before the library frees it or at the latest in its last callback;
  *   4. commands are sent in UP alone; those that nobody waits for (even_if_slow) in SLOW too.
  *

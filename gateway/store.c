@@ -2,18 +2,18 @@
  *
  * The watcher thread owns one connection that listens:
  *
- *     AWAY --connect, LISTEN, load--> WATCHING --notification or poll_ms--> compare the version, load when it
- * changed ^                                |
+ *     AWAY --connect, LISTEN, load--> WATCHING --notification or poll_ms--> version changed? load
+ *       ^                                |
  *       +--------- any error ------------+      (then: wait, 100 ms doubling to 500 ms)
  *
  * Invariants:
  *   1. `keys` is replaced, never changed; a reader takes a reference under the lock and keeps it while it
- * reads;
+ *      reads;
  *   2. the version is read before the keys: keys newer than their version are loaded once more, never too
- * seldom;
+ *      seldom;
  *   3. a connection that failed once is dropped, since base_pg would connect anew and not listen;
- *   4. a gw_store_op belongs to its loop, but between submit and post to the worker; forgotten is the loop's
- * alone.
+ *   4. a gw_store_op belongs to its loop, but between submit and post to the worker; `forgotten` is the
+ *      loop's alone.
  */
 #include "gateway/store.h"
 

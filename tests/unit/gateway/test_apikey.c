@@ -6,8 +6,9 @@
 
 #include <ctype.h>
 
-/* Computed apart from this code (id, bytes 0 to 31, CRC-32C): the format may not change under keys that are in use. */
-#define KEPT "gh_abcdefghijkl_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+/* Computed apart from this code (id, bytes 0 to 31, CRC-32C): the format may not change under keys that are
+ * in use. */
+#define KEPT     "gh_abcdefghijkl_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
 #define KEPT_SUM "c7Y8rQ"
 
 static void test_apikey_create__parses_and_differs(void)

@@ -108,7 +108,8 @@ static void test_cookie_find__table(void)
     CHECK_INT(find("x__Host-gatehouse=abc", ""), 0);
     CHECK_INT(find("__Host-gatehouse2=abc", ""), 0);
     CHECK_INT(find("__host-gatehouse=abc", ""), 0); /* names of cookies are case-sensitive */
-    CHECK_INT(find("a=\"; __Host-gatehouse=abc", "abc"), 1); /* no quoting in RFC 6265: a quote hides nothing */
+    CHECK_INT(find("a=\"; __Host-gatehouse=abc", "abc"),
+              1); /* no quoting in RFC 6265: a quote hides nothing */
     CHECK_INT(find("__Host-gatehouse=a; __Host-gatehouse=b", ""), 2);
     CHECK_INT(find("__Host-gatehouse=a; __Host-gatehouse=a", ""), 2);
     memset(large, 'a', GW_COOKIE_HEADER_MAX + 1);
