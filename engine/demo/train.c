@@ -672,7 +672,7 @@ int main(int argc, char **argv)
                    (double)(h.tokens - first_tokens) / (now() - begin));
             fflush(stdout);
         }
-        if (h.step % 500 == 0 || h.step == steps) {
+        if (h.step % 250 == 0 || h.step == steps) {
             save(argv[2], &h, param, m, v);
             printf("step %u  validation loss %.4f  %.0f s\n", h.step,
                    validate(w, &held, held_order), now() - begin);
