@@ -67,7 +67,8 @@ struct eng_message {
 };
 
 /* Renders the model's chat template and tokenizes. Thread-safe, does not touch the engine's thread. BASE_TOO_LARGE when
- * the prompt alone passes the context (never truncated), BASE_INVALID with the template's own message when it refuses. */
+ * the prompt alone passes the context (never truncated), BASE_INVALID with the template's own message when it refuses.
+ * A file without a template gets a plain transcript: "User: ...", blank line, ..., "Assistant:". */
 enum base_code eng_prompt_chat(struct eng *eng, const struct eng_message *messages, size_t n_messages,
                                struct eng_prompt **ret_prompt, struct base_err *err);
 /* Plain text with the tokenizer's usual leading token, for completions and tests. */

@@ -101,7 +101,7 @@ static enum base_code load_sizes(struct loader *ld)
     if (cfg->n_heads % cfg->n_kv_heads != 0)
         return base_fail(ld->err, BASE_INVALID, 0, "%u attention heads cannot share %u key/value heads", cfg->n_heads,
                          cfg->n_kv_heads);
-    /* Without the key a head has n_embd / n_heads values; that division must then be exact. */
+    /* Without the key a head has n_embd / n_heads values; if that is not exact, the tensors' shapes will not fit. */
     if ((rc = get_count(ld, "attention.key_length", ENG_HEAD_DIM_MAX, cfg->n_embd / cfg->n_heads, &cfg->head_dim)) !=
             BASE_OK ||
         (rc = get_count(ld, "attention.value_length", ENG_HEAD_DIM_MAX, cfg->head_dim, &value_dim)) != BASE_OK ||

@@ -233,6 +233,29 @@ static void test_eng_cancel__within_a_step(void)
     answer_free(&a);
 }
 
+static void test_eng_cancel__while_waiting(void)
+{
+    struct eng *eng = open_stories((struct eng_options){.max_sequences = 1}, (struct eng_tuning){0});
+    struct answer first, second;
+
+    answer_init(&first);
+    answer_init(&second);
+    first.slow_us = 1000;
+    ask(eng, STORY, greedy(NULL, &first, 300), &first);
+    ask(eng, STORY, greedy(NULL, &second, 300), &second);
+    eng_cancel(second.request);
+    answer_wait(&second);
+    CHECK_INT(second.finish, ENG_FINISH_CANCELLED);
+    CHECK_INT(second.n_start + second.n_text, 0);
+    CHECK_INT(second.usage.completion_tokens, 0);
+    CHECK_INT(first.n_last, 0); /* it did not have to wait for the other's end */
+    eng_cancel(first.request);
+    answer_wait(&first);
+    answer_free(&first);
+    answer_free(&second);
+    eng_close(eng);
+}
+
 static void test_eng_close__ends_every_request(void)
 {
     struct eng *eng = open_stories((struct eng_options){.max_sequences = 2}, (struct eng_tuning){0});
@@ -429,6 +452,7 @@ static const struct tap_case cases[] = {
     CASE(test_eng_submit__many_at_once_as_alone),
     CASE(test_eng_submit__stop_string_across_tokens),
     CASE(test_eng_cancel__within_a_step),
+    CASE(test_eng_cancel__while_waiting),
     CASE(test_eng_close__ends_every_request),
     CASE(test_eng_submit__queue_full),
     CASE(test_eng_submit__context_overflow),
