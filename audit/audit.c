@@ -3,17 +3,17 @@
  *
  *   aud_append (any thread): check, copy, queue
  *        |
- *   audit thread: take all that is queued -> [mapping, person key,] record for each -> one write, one
- * fdatasync -> callbacks
+ *   audit thread: all that is queued -> [mapping, person key,] record each -> one write, one fdatasync
+ *        |        -> callbacks
  *        |
  *   shipping thread (ship.h): journal -> Postgres
  *
  * Invariants:
  *   1. a callback says BASE_OK only after the commit that holds its record returned BASE_OK;
- *   2. a person's key record is in the same commit as the first content sealed with it, or in an earlier one
- * that succeeded;
- *   3. room: what is durable plus what is queued stays below the cap. Intents and events stop at 15/16 of it,
- * so that requests that were let in can still write their outcomes.
+ *   2. a person's key record is in the same commit as the first content sealed with it, or in an earlier
+ *      one that succeeded;
+ *   3. room: what is durable plus what is queued stays below the cap. Intents and events stop at 15/16 of
+ *      it, so that requests that were let in can still write their outcomes.
  */
 #include "audit/audit.h"
 

@@ -1,14 +1,16 @@
 /* The journal: this instance's records on local disk until Postgres has them.
  *
  * What: segment files NNN.seg (20 digits, the first sequence number) in one folder, written by group commit:
- * begin, add, add, commit = one write and one fdatasync. Read back by cursors. Who:  begin/add/commit/tidy:
- * one thread (the audit thread). Cursors and drop: one other thread (the shipper). Numbers: any. Promises:
+ *       begin, add, add, commit = one write and one fdatasync. Read back by cursors.
+ * Who:  begin/add/commit/tidy: one thread (the audit thread). Cursors and drop: one other thread (the
+ *       shipper). Numbers: any.
+ * Promises:
  *   - commit returns BASE_OK only after fdatasync succeeded on everything it wrote;
  *   - a commit that fails leaves the chain where it was; the sequence numbers are used again;
  *   - after a failed fdatasync the file is never written or trusted again: a new segment goes on from the
- * last good record;
+ *     last good record;
  *   - a crash leaves at most a torn tail, which the next open cuts; any other damage is BASE_CORRUPT with
- * file and offset.
+ *     file and offset.
  */
 #ifndef AUDIT_JOURNAL_H
 #define AUDIT_JOURNAL_H

@@ -1,4 +1,4 @@
-/* What journal.c (writing) and cursor.c (reading) share. */
+/* What journal.c (writing), journal_open.c, journal_file.c and cursor.c (reading) share. */
 #ifndef AUDIT_JOURNAL_PRIV_H
 #define AUDIT_JOURNAL_PRIV_H
 
@@ -7,6 +7,9 @@
 #include <pthread.h>
 
 #define SEGMENT_NAME_MAX 32
+#define AUD_TMP_NAME     "new.tmp"
+#define AUD_HEAD_NAME    "head"
+#define AUD_HEAD_BYTES   28u /* "GHJHEAD1" | first_seq u64 | bytes u64 | crc32c u32 */
 
 struct segment {
     uint64_t first_seq, next_seq; /* durable records: first_seq .. next_seq - 1 */
@@ -36,6 +39,12 @@ struct aud_journal {
     uint64_t batch_next;
 };
 
+/* False with errno. */
+bool aud_file_write(int fd, const void *bytes, size_t n, uint64_t offset);
+/* fdatasync, counted and timed. */
+bool aud_journal_sync(struct aud_journal *journal, int fd);
+void aud_head_write(struct aud_journal *journal, const struct segment *segment);
+bool aud_head_read(int fd, struct segment *ret_segment);
 /* How many bytes of this segment were durable, by the folder's file `head`; 0 when it does not say. */
 uint64_t aud_journal_known_bytes(const char *dir, uint64_t first_seq);
 void aud_segment_name(uint64_t first_seq, char out[SEGMENT_NAME_MAX]);

@@ -3,9 +3,9 @@
  * Invariants:
  *   1. public.gatehouse_migrations lists what was applied, with the SHA-256 of the file as it was then;
  *   2. a file that was applied never changes and never goes away; a new one has a higher number than all
- * applied ones;
- *   3. one process migrates at a time (a session advisory lock), each file in its own transaction with its
- * row of the list.
+ *      applied ones;
+ *   3. one process migrates at a time (a session advisory lock), each file in its own transaction with
+ *      its row of the list.
  */
 #include "audit/audit.h"
 

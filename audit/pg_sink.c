@@ -1,9 +1,8 @@
 /* Shipping to Postgres with binary COPY. See pg_sink.h.
  *
  * COPY's binary format: docs of PostgreSQL, "COPY", section "Binary Format". A row is a field count and, per
- * field, a length
- * (-1: NULL) and the bytes of the type's binary form; all big-endian. timestamptz is microseconds since
- * 2000-01-01.
+ * field, a length (-1: NULL) and the bytes of the type's binary form; all big-endian. timestamptz is
+ * microseconds since 2000-01-01.
  */
 #include "audit/pg_sink.h"
 

@@ -3,7 +3,7 @@
  *
  * Who:  the shipping thread (and aud_open before it starts).
  * Promises: a batch is in Postgres whole or not at all; BASE_OK means committed with synchronous_commit.
- * After any failure the connection is dropped: whether it was committed is asked with aud_sink_head.
+ *           After any failure the connection is dropped: whether it was committed, aud_sink_head says.
  */
 #ifndef AUDIT_PG_SINK_H
 #define AUDIT_PG_SINK_H

@@ -1,10 +1,10 @@
 /* A record's canonical bytes: one encoding for one record, whatever machine writes it.
  *
  * What: struct aud_fields (everything a record says, the content's ciphertext only by its digest) to bytes
- * and back. docs/audit-format.md describes the bytes; the hash chain (chain.h) is over them. Who:  any
- * thread; nothing here is shared. Promises: encode(decode(bytes)) == bytes for every input that decodes:
- * there is no second spelling of a record. Limits: AUD_CANONICAL_MAX. Texts are UTF-8 without NUL, at most
- * AUD_TEXT_MAX bytes.
+ *       and back. docs/audit-format.md describes the bytes; the hash chain (chain.h) is over them.
+ * Who:  any thread; nothing here is shared.
+ * Promises: encode(decode(bytes)) == bytes for every input that decodes: there is no second spelling.
+ * Limits: AUD_CANONICAL_MAX. Texts are UTF-8 without NUL, at most AUD_TEXT_MAX bytes.
  */
 #ifndef AUDIT_RECORD_H
 #define AUDIT_RECORD_H

@@ -1,15 +1,15 @@
 /* Sealing: what is encrypted under which key, and the keys of persons.
  *
- *   content      AES-256-GCM under the person's data key; AAD binds instance, request, kind, pseudonym and
- * key a data key   AES-256-GCM under the KEK; AAD binds pseudonym and key id a mapping    AES-256-GCM under
- * HMAC-SHA-256(KEK, "gatehouse mapping v1"); AAD binds the pseudonym
+ *   content      AES-256-GCM under the person's data key; AAD: instance, request, kind, pseudonym, key id
+ *   a data key   AES-256-GCM under the KEK; AAD: pseudonym, key id
+ *   a mapping    AES-256-GCM under HMAC-SHA-256(KEK, "gatehouse mapping v1"); AAD: pseudonym
  *
  * A data key is made for a person when this process first seals content of theirs, and again after
  * AUD_KEY_LIFE_S or when the cache dropped it: a person has many keys over time, each found by its id. So the
  * writer never needs to read a key back, one key seals few messages (random nonces stay far from their
  * birthday bound), and erasing a person is deleting their rows.
  *
- * Who:  the cache: the audit thread alone. Wrapping, opening and the pseudonym: any thread.
+ * Who: the cache: the audit thread alone. Wrapping, opening and the pseudonym: any thread.
  */
 #ifndef AUDIT_SEAL_H
 #define AUDIT_SEAL_H

@@ -1,17 +1,17 @@
-/* The bytes of a journal segment: header, then framed records. Pure functions over memory; journal.h does the
- * files.
+/* The bytes of a journal segment: header, then framed records. Pure functions over memory; journal.h does
+ * the files.
  *
- *   header  "GHJRNL01" | instance, 32 bytes, zero-padded | first_seq u64 | prev_hash 32 | created_us i64 |
- * crc32c u32 frame   "GHRF" | body_len u32 | synced u64 | crc32c u32 | body body    hash 32 | canonical_len
- * u32 | canonical | payload
+ *   header  "GHJRNL01" | instance, 32 bytes | first_seq u64 | prev_hash 32 | created_us i64 | crc32c u32
+ *   frame   "GHRF" | body_len u32 | synced u64 | crc32c u32 | body
+ *   body    hash 32 | canonical_len u32 | canonical | payload
  *
- * Numbers are big-endian. A CRC covers what stands before it in the header or frame (without the frame's
- * mark) and the body. `synced` is the file offset up to which everything was durable when the frame was
- * built: two frames of one group commit have the same. It tells a torn tail (frames of the one commit that
- * was under way) from damage to something acknowledged.
+ * Numbers are big-endian, the instance is zero-padded. A CRC covers what stands before it in the header or
+ * frame (without the frame's mark) and the body. `synced` is the file offset up to which everything was
+ * durable when the frame was built: two frames of one group commit have the same. It tells a torn tail
+ * (frames of the one commit that was under way) from damage to something acknowledged.
  *
  * Promises: no input makes a read past its end; a frame that parses has sizes within their limits, nothing
- * more: scan recomputes the chain.
+ *           more: scan recomputes the chain.
  */
 #ifndef AUDIT_SEGMENT_H
 #define AUDIT_SEGMENT_H

@@ -7,9 +7,9 @@
  *
  * Invariants:
  *   1. in step: the database holds exactly the records below shipped_seq, and the cursor stands at
- * shipped_seq;
- *   2. a batch is one transaction, and (instance, seq) is unique there: nothing is half shipped or shipped
- * twice;
+ *      shipped_seq;
+ *   2. a batch is one transaction, and (instance, seq) is unique there: nothing is half shipped or
+ *      shipped twice;
  *   3. the journal is dropped only below what a COMMIT or a compared head has confirmed.
  */
 #include "audit/ship.h"

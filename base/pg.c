@@ -8,8 +8,8 @@
  *   1. between two calls, pg->conn is NULL, or idle with all results read, or in COPY IN (pg->copying);
  *   2. a connection whose state is in doubt is finished before the call returns;
  *   3. nothing of the connection string or of a parameter is put into an error: libpq's own texts about
- * connecting name hosts and pieces of a malformed string, and the server's data exceptions (class 22) quote
- * the value.
+ *      connecting name hosts and pieces of a malformed string, and the server's data exceptions (class
+ *      22) quote the value.
  *
  * What a deadline does not bound: getaddrinfo inside PQconnectStartParams, which follows the resolver's own
  * time-outs. A connection string with an address, a socket folder, or a local resolver avoids it.

@@ -1,8 +1,8 @@
 /* A private Postgres for a test: its own cluster in a temporary folder, reached by a Unix socket alone.
  *
  * Who:  tests; one thread. Run as root, the server runs as user `postgres` (it refuses root); otherwise as
- * who we are. Promises: the server dies with the test (parent-death signal), pgp_free stops it and removes
- * the folder.
+ *       who we are.
+ * Promises: the server dies with the test (parent-death signal), pgp_free stops it and removes the folder.
  */
 #ifndef TESTS_PG_PRIVATE_H
 #define TESTS_PG_PRIVATE_H

@@ -263,6 +263,31 @@ static void test_ship__a_lost_answer_to_commit_doubles_nothing(void)
     fixture_remove(dir);
 }
 
+/* A running, idle gateway looks whether the database still ends where it shipped to; what the journal has is shipped again. */
+static void test_ship__a_tail_cut_in_the_database_is_noticed_and_shipped_again(void)
+{
+    char *dir = fixture_journal_dir();
+    struct aud_options options = fixture_options(dir, true);
+    struct aud_record r = fixture_intent("req-cut", "grace");
+    struct aud *aud = NULL;
+    int64_t n = 0;
+    struct base_err err;
+
+    fixture_reset_database();
+    CHECK_RC(aud_open(&aud, &options, &err), BASE_OK, &err);
+    for (int i = 0; i < 4; i++)
+        CHECK_RC(fixture_append(aud, &r, NULL, &err), BASE_OK, &err);
+    CHECK(fixture_wait_shipped(aud, 5000));
+    pgp_sql(fixture_server,
+            "ALTER TABLE audit.records DISABLE TRIGGER ALL; DELETE FROM audit.records WHERE seq > 2; "
+            "ALTER TABLE audit.records ENABLE TRIGGER ALL");
+    for (int i = 0; i < 150 && (n = fixture_query("SELECT count(*) FROM audit.records")) != 6; i++)
+        usleep(100000);
+    CHECK_INT(n, 6);
+    aud_close(aud, 1000);
+    fixture_remove(dir);
+}
+
 static void *append_many(void *arg)
 {
     struct aud *aud = arg;
@@ -403,6 +428,7 @@ static const struct tap_case cases[] = {
     CASE(test_aud_open__mappings_wait_for_a_mapper),
     CASE(test_aud_append__postgres_away_then_back),
     CASE(test_ship__a_lost_answer_to_commit_doubles_nothing),
+    CASE(test_ship__a_tail_cut_in_the_database_is_noticed_and_shipped_again),
     CASE(test_ship__immediate_stops_in_the_middle_lose_and_double_nothing),
     CASE(test_ship__kill9_of_the_gateway_loses_and_doubles_nothing),
 };
