@@ -31,6 +31,7 @@
 #define LISTEN_BACKLOG    1024
 #define CUT_GRACE_MS      2000u /* after the drain's deadline, for the library to let go */
 #define DRAIN_LOOK_MS     20u
+#define BODIES_AT_LEAST   3u /* of the largest size, at once in the process */
 #define LINGER_MS         2000u
 #define LINGER_BYTES_MAX  (32u << 20)
 #define LINGER_READ_BYTES 65536u
@@ -44,7 +45,7 @@ const struct gw_server_limits GW_SERVER_LIMITS_DEFAULT = {
     .header_bytes_max = 32768,
     .headers_max = GW_HEADERS_MAX,
     .body_bytes_max = 8u << 20,
-    .connection_body_bytes_max = 16u << 20,
+    .connection_body_bytes_max = 32u << 20,
     .handshake_timeout_ms = 10000,
     .request_timeout_ms = 30000,
     .idle_timeout_ms = 75000,
@@ -612,6 +613,19 @@ static char *copy_or_null(const char *s)
     return s != NULL ? base_strdup(s) : NULL;
 }
 
+/* Limits that would contradict each other: one body that is allowed must also fit into the caps over many. */
+static void fit_limits(struct gw_server_limits *limits)
+{
+    if (limits->headers_max > GW_HEADERS_MAX)
+        limits->headers_max = GW_HEADERS_MAX; /* as many as the library keeps of an HTTP/1.1 request */
+    if (limits->buffers_total_max == 0)
+        limits->buffers_total_max = GW_SERVER_LIMITS_DEFAULT.buffers_total_max;
+    if (limits->connection_body_bytes_max < limits->body_bytes_max)
+        limits->connection_body_bytes_max = limits->body_bytes_max;
+    if (limits->buffers_total_max < limits->body_bytes_max * BODIES_AT_LEAST)
+        limits->buffers_total_max = limits->body_bytes_max * BODIES_AT_LEAST;
+}
+
 static struct gw_server *server_new(const struct gw_server_options *options)
 {
     struct gw_server *server = base_zalloc(sizeof(*server));
@@ -622,10 +636,7 @@ static struct gw_server *server_new(const struct gw_server_options *options)
         server->n_loops = LOOPS_MAX;
     server->n_listeners = options->n_listeners;
     server->limits = options->limits;
-    if (server->limits.headers_max > GW_HEADERS_MAX)
-        server->limits.headers_max = GW_HEADERS_MAX; /* as many as the library keeps of an HTTP/1.1 request */
-    if (server->limits.buffers_total_max == 0)
-        server->limits.buffers_total_max = GW_SERVER_LIMITS_DEFAULT.buffers_total_max;
+    fit_limits(&server->limits);
     server->http2 = options->http2;
     server->cert_file = copy_or_null(options->cert_file);
     server->key_file = copy_or_null(options->key_file);

@@ -39,7 +39,7 @@ struct gw_server_limits {
     size_t header_bytes_max;               /* names and values of one request */
     unsigned headers_max;
     size_t body_bytes_max;                 /* one request */
-    size_t connection_body_bytes_max;      /* unfinished bodies of one connection together */
+    size_t connection_body_bytes_max;      /* bodies of one connection that no handler has yet, together */
     unsigned handshake_timeout_ms;
     unsigned request_timeout_ms;           /* first byte of a request to its last */
     unsigned idle_timeout_ms;              /* keep-alive */

@@ -224,7 +224,7 @@ static h2o_http2_stream_t *find_too_large(struct gw_conn *conn, h2o_http2_conn_t
                                           size_t *ret_body_bytes)
 {
     h2o_http2_stream_t *found = NULL;
-    size_t held = 0, body_bytes = 0;
+    size_t held = c->sock->input->capacity, body_bytes = 0;
     bool partly = false;
 
     for (khiter_t i = 0; i < kh_end(c->streams); i++) {
@@ -235,7 +235,8 @@ static h2o_http2_stream_t *find_too_large(struct gw_conn *conn, h2o_http2_conn_t
         s = kh_val(c->streams, i);
         if (s->_req_body == NULL)
             continue;
-        body_bytes += s->_req_body->size;
+        if (s->state < H2O_HTTP2_STREAM_STATE_SEND_HEADERS) /* no handler has it yet */
+            body_bytes += s->_req_body->size;
         held += s->_req_body->capacity;
         partly = partly || s->state == H2O_HTTP2_STREAM_STATE_RECV_BODY;
         if (s->state == H2O_HTTP2_STREAM_STATE_RECV_BODY &&

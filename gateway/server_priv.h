@@ -26,7 +26,7 @@ _Static_assert(H2O_VERSION_MAJOR == 2 && H2O_VERSION_MINOR == 2 &&
 #define GW_CALLBACK_BUDGET_US 2000u
 #define GW_TICK_MS            100u   /* the sweep; every deadline is met within one tick */
 #define GW_LAG_SLOTS          10u    /* seconds over which the worst loop lag is kept */
-#define GW_RECV_BUFFER        262144 /* what a peer can push between two looks of the guard */
+#define GW_RECV_BUFFER        131072 /* what a peer can push between two looks of the guard */
 #define GW_LARGE_BUFFER       262144
 #define GW_SEND_SLICE         32768u /* given to the library at once: progress of a reader is seen in these steps */
 #define GW_BODY_SLACK \
