@@ -117,15 +117,22 @@ static bool flush(struct gw_call *call)
     return false; /* cancelled: the closed callback is on its way */
 }
 
-static void put_found(struct base_buf *out, const uint32_t found[POL_DETECT_COUNT])
+/* How many spans of each kind are masked by now: in what was asked, and in the answer so far. */
+static void put_masked(const struct gw_call *call, struct base_buf *out)
 {
+    const struct pol_stream_report *report = call->answer.guard != NULL ? pol_stream_report(call->answer.guard) : NULL;
+    const struct pol_guard *guard = &call->decision.guard;
     const char *comma = "";
 
     base_buf_append_char(out, '{');
     for (int d = 1; d < POL_DETECT_COUNT; d++) {
-        if (found[d] == 0)
+        uint32_t n = guard->input[d] == POL_ACTION_MASK ? call->n_found[d] : 0;
+
+        if (report != NULL && guard->output[d] == POL_ACTION_MASK)
+            n += report->found[d];
+        if (n == 0)
             continue;
-        base_buf_printf(out, "%s\"%s\":%u", comma, pol_detector_name((enum pol_detector)d), found[d]);
+        base_buf_printf(out, "%s\"%s\":%u", comma, pol_detector_name((enum pol_detector)d), n);
         comma = ",";
     }
     base_buf_append_char(out, '}');
@@ -149,13 +156,8 @@ static void put_own_event(struct gw_call *call)
             base_buf_append_char(out, ',');
         base_buf_append_json(out, decision->reasons[i], strlen(decision->reasons[i]));
     }
-    base_buf_append_str(out, "],\"found\":");
-    put_found(out, call->n_found);
-    base_buf_printf(out, ",\"masked_in\":%u,\"masked\":", call->n_masked_in);
-    if (call->answer.guard != NULL)
-        put_found(out, pol_stream_report(call->answer.guard)->found);
-    else
-        base_buf_append_str(out, "{}");
+    base_buf_append_str(out, "],\"masked\":");
+    put_masked(call, out);
     base_buf_append_str(out, "}\n\n");
 }
 

@@ -97,7 +97,7 @@ export const t = {
   copyRecord: id => `Copy the record number ${id}`,
   why: 'Why here?',
   classFrom: (level, source) => `Data class ${level}, from: ${source}.`,
-  classSources: { stated: 'your own mark', label: 'your own mark', detector: 'what the text contains', detected: 'what the text contains', default: 'the rule for unmarked text' },
+  classSources: { stated: 'your own mark', label: 'your own mark', marking: 'a marking in the text', detector: 'what the text contains', detected: 'what the text contains', default: 'the rule for unmarked text' },
   noReasons: 'The gateway gave no further reason.',
 
   maskedBefore: 'Masked before a model saw it:',
