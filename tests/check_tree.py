@@ -22,7 +22,6 @@ FENCES = {
     "libfyaml.h": ["policy/yaml.c"],
     "hs": ["policy/scan.c"],
     "utf8proc.h": ["policy/normalize.c"],
-    "pcre2.h": [],
     "openssl/": ["base/crypto.c", "gateway/server_tls.c", "gateway/server_priv.h", "gateway/server.c"],
 }
 
