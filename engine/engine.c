@@ -35,17 +35,20 @@ static enum base_code fill_options(struct eng *eng, const struct eng_options *o,
         eng->options.queue_max = QUEUE_DEFAULT;
     if (o->context_tokens == 0)
         eng->options.context_tokens = trained < CONTEXT_DEFAULT ? trained : CONTEXT_DEFAULT;
-    if (eng->options.n_threads > 256 || eng->options.max_sequences > ENG_SEQUENCES_MAX || eng->options.queue_max > QUEUE_MAX)
-        return base_fail(err, BASE_INVALID, 0, "at most 256 threads, %u sequences and %u waiting requests", ENG_SEQUENCES_MAX,
-                         QUEUE_MAX);
+    if (eng->options.n_threads > 256 || eng->options.max_sequences > ENG_SEQUENCES_MAX ||
+        eng->options.queue_max > QUEUE_MAX)
+        return base_fail(err, BASE_INVALID, 0, "at most 256 threads, %u sequences and %u waiting requests",
+                         ENG_SEQUENCES_MAX, QUEUE_MAX);
     if (eng->options.context_tokens > trained || eng->options.context_tokens > ENG_CONTEXT_MAX)
-        return base_fail(err, BASE_INVALID, 0, "a context of %u tokens: the model was trained for %u, the limit is %u",
+        return base_fail(err, BASE_INVALID, 0,
+                         "a context of %u tokens: the model was trained for %u, the limit is %u",
                          eng->options.context_tokens, trained, ENG_CONTEXT_MAX);
     return BASE_OK;
 }
 
 /* Memory is decided before it is taken: KV pages within their budget, everything within what the machine has. */
-static enum base_code size_kv(struct eng *eng, const struct eng_ops *ops, struct eng_kv_shape *shape, struct base_err *err)
+static enum base_code size_kv(struct eng *eng, const struct eng_ops *ops, struct eng_kv_shape *shape,
+                              struct base_err *err)
 {
     const struct eng_options *o = &eng->options;
     uint64_t page = ops->kv_page_bytes(shape);
@@ -55,13 +58,16 @@ static enum base_code size_kv(struct eng *eng, const struct eng_ops *ops, struct
     if (o->kv_bytes_max != 0 && pages > o->kv_bytes_max / page)
         pages = o->kv_bytes_max / page;
     if (pages == 0)
-        return base_fail(err, BASE_NO_MEMORY, 0, "kv_bytes_max %zu holds no KV page of %llu bytes", o->kv_bytes_max,
-                         (unsigned long long)page);
-    if (pages > UINT32_MAX / 2 || pages * page > have || pages * page + eng_gguf_file_bytes(eng->model->gguf) > have)
+        return base_fail(err, BASE_NO_MEMORY, 0, "kv_bytes_max %zu holds no KV page of %llu bytes",
+                         o->kv_bytes_max, (unsigned long long)page);
+    if (pages > UINT32_MAX / 2 || pages * page > have ||
+        pages * page + eng_gguf_file_bytes(eng->model->gguf) > have)
         return base_fail(err, BASE_NO_MEMORY, 0,
-                         "%u sequences of %u tokens need %llu MiB of KV memory, the model %llu MiB; the machine has %llu MiB",
+                         "%u sequences of %u tokens need %llu MiB of KV memory, the model %llu MiB; the "
+                         "machine has %llu MiB",
                          o->max_sequences, o->context_tokens, (unsigned long long)(pages * page >> 20),
-                         (unsigned long long)(eng_gguf_file_bytes(eng->model->gguf) >> 20), (unsigned long long)(have >> 20));
+                         (unsigned long long)(eng_gguf_file_bytes(eng->model->gguf) >> 20),
+                         (unsigned long long)(have >> 20));
     shape->n_pages = (uint32_t)pages;
     eng->info.kv_bytes = pages * page;
     return BASE_OK;
@@ -78,7 +84,8 @@ static enum base_code start_device(struct eng *eng, const struct eng_tuning *tun
     enum base_code rc;
 
     if (ops == NULL)
-        return base_fail(err, BASE_UNSUPPORTED, 0, "this machine has no kernels called \"%s\"", tuning->kernels);
+        return base_fail(err, BASE_UNSUPPORTED, 0, "this machine has no kernels called \"%s\"",
+                         tuning->kernels);
     if (step_tokens < o->max_sequences)
         step_tokens = o->max_sequences;
     shape.type = tuning->exact_kv ? ENG_F32 : ENG_F16;
@@ -114,7 +121,8 @@ static void fill_info(struct eng *eng)
     size_t n = eng->model->name.n < sizeof(info->name) - 1 ? eng->model->name.n : sizeof(info->name) - 1;
 
     for (size_t i = 0; i < n; i++)
-        info->name[i] = eng->model->name.p[i] >= ' ' && eng->model->name.p[i] <= '~' ? eng->model->name.p[i] : '?';
+        info->name[i] =
+            eng->model->name.p[i] >= ' ' && eng->model->name.p[i] <= '~' ? eng->model->name.p[i] : '?';
     memcpy(info->family, cfg->family, sizeof(info->family));
     memcpy(info->weights, eng->model->weights, sizeof(info->weights));
     info->n_layers = cfg->n_layers;
@@ -151,13 +159,14 @@ static enum base_code load_model(struct eng *eng, const char *path, struct base_
     return rc == BASE_OK ? rc : base_fail_prefix(err, rc, "%s: tokenizer.chat_template", path);
 }
 
-enum base_code eng_open_tuned(struct eng **ret_eng, const struct eng_options *options, const struct eng_tuning *tuning,
-                              struct base_err *err)
+enum base_code eng_open_tuned(struct eng **ret_eng, const struct eng_options *options,
+                              const struct eng_tuning *tuning, struct base_err *err)
 {
     struct eng *eng = base_zalloc(sizeof(*eng));
     enum base_code rc;
 
-    if ((rc = load_model(eng, options->model_path, err)) != BASE_OK || (rc = fill_options(eng, options, err)) != BASE_OK ||
+    if ((rc = load_model(eng, options->model_path, err)) != BASE_OK ||
+        (rc = fill_options(eng, options, err)) != BASE_OK ||
         (rc = start_device(eng, tuning, err)) != BASE_OK) {
         eng_close(eng);
         return rc;
@@ -206,7 +215,8 @@ static enum base_code check_submit(const struct eng_submit *submit, struct base_
         size_t n = strnlen(submit->stop[i], ENG_STOP_BYTES_MAX + 1);
 
         if (n == 0 || n > ENG_STOP_BYTES_MAX)
-            return base_fail(err, BASE_INVALID, 0, "stop string %u must have 1 to %u bytes", i, ENG_STOP_BYTES_MAX);
+            return base_fail(err, BASE_INVALID, 0, "stop string %u must have 1 to %u bytes", i,
+                             ENG_STOP_BYTES_MAX);
     }
     return eng_sampling_check(&submit->sampling, err);
 }
@@ -218,6 +228,6 @@ enum base_code eng_submit(struct eng *eng, const struct eng_submit *submit, stru
 
     if (rc != BASE_OK)
         return rc;
-    return eng_sched_submit(eng->sched, submit, submit->prompt->ids, submit->prompt->n, submit->prompt->skip_space, ret_request,
-                            err);
+    return eng_sched_submit(eng->sched, submit, submit->prompt->ids, submit->prompt->n,
+                            submit->prompt->skip_space, ret_request, err);
 }

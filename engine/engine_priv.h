@@ -31,8 +31,8 @@ struct eng {
     struct eng_info info;
 };
 
-enum base_code eng_open_tuned(struct eng **ret_eng, const struct eng_options *options, const struct eng_tuning *tuning,
-                              struct base_err *err);
+enum base_code eng_open_tuned(struct eng **ret_eng, const struct eng_options *options,
+                              const struct eng_tuning *tuning, struct base_err *err);
 
 struct eng_prompt {
     int32_t *ids;

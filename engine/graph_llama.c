@@ -28,17 +28,19 @@ struct eng_graph {
 };
 
 /* NULL tensors give NULL weights; does nothing once *rc is an error, so that a list of loads needs one check. */
-static struct eng_weight *load(struct eng_graph *g, const struct eng_gguf_tensor *t, enum base_code *rc, struct base_err *err)
+static struct eng_weight *load(struct eng_graph *g, const struct eng_gguf_tensor *t, enum base_code *rc,
+                               struct base_err *err)
 {
     struct eng_weight *w = NULL;
 
     if (t != NULL && *rc == BASE_OK)
-        *rc = g->ops->weight_new(g->dev, t->type, t->n_dims > 1 ? (uint32_t)t->dims[1] : 0, (uint32_t)t->dims[0], t->data,
-                                 &w, err);
+        *rc = g->ops->weight_new(g->dev, t->type, t->n_dims > 1 ? (uint32_t)t->dims[1] : 0,
+                                 (uint32_t)t->dims[0], t->data, &w, err);
     return w;
 }
 
-static struct eng_buf *new_buf(struct eng_graph *g, size_t rows, size_t cols, enum base_code *rc, struct base_err *err)
+static struct eng_buf *new_buf(struct eng_graph *g, size_t rows, size_t cols, enum base_code *rc,
+                               struct base_err *err)
 {
     struct eng_buf *buf = NULL;
 
@@ -126,8 +128,9 @@ enum base_code eng_graph_new(struct eng_graph **ret_graph, const struct eng_mode
     g->ops = options->ops;
     g->cfg = &model->config;
     g->options = *options;
-    if ((rc = g->ops->open(&g->dev, &options->device, err)) != BASE_OK || (rc = load_weights(g, model, err)) != BASE_OK ||
-        (rc = make_rope(g, err)) != BASE_OK || (rc = make_buffers(g, err)) != BASE_OK) {
+    if ((rc = g->ops->open(&g->dev, &options->device, err)) != BASE_OK ||
+        (rc = load_weights(g, model, err)) != BASE_OK || (rc = make_rope(g, err)) != BASE_OK ||
+        (rc = make_buffers(g, err)) != BASE_OK) {
         eng_graph_free(g);
         return rc;
     }
@@ -137,8 +140,9 @@ enum base_code eng_graph_new(struct eng_graph **ret_graph, const struct eng_mode
 
 static void free_layer(struct eng_graph *g, struct layer *l)
 {
-    struct eng_weight *all[] = {l->attn_norm, l->q,    l->k,  l->v,    l->o,         l->q_bias,  l->k_bias,   l->v_bias,
-                                l->o_bias,    l->ffn_norm, l->gate, l->up, l->down, l->gate_bias, l->up_bias, l->down_bias};
+    struct eng_weight *all[] = {l->attn_norm, l->q,         l->k,       l->v,        l->o,    l->q_bias,
+                                l->k_bias,    l->v_bias,    l->o_bias,  l->ffn_norm, l->gate, l->up,
+                                l->down,      l->gate_bias, l->up_bias, l->down_bias};
 
     for (size_t i = 0; i < BASE_ARRAY_LEN(all); i++)
         g->ops->weight_free(g->dev, all[i]);
@@ -187,7 +191,8 @@ static void attention_block(struct eng_graph *g, struct eng_kv_store *kv, uint32
 {
     const struct eng_config *cfg = g->cfg;
     const struct layer *l = &g->layers[index];
-    const struct eng_matmul qkv[] = {{l->q, l->q_bias, g->q, false}, {l->k, l->k_bias, g->k, false}, {l->v, l->v_bias, g->v, false}};
+    const struct eng_matmul qkv[] = {
+        {l->q, l->q_bias, g->q, false}, {l->k, l->k_bias, g->k, false}, {l->v, l->v_bias, g->v, false}};
     const struct eng_matmul out = {l->o, l->o_bias, g->x, true};
 
     g->ops->rms_norm(g->dev, g->x, n, l->attn_norm, cfg->norm_eps, g->h);
@@ -202,7 +207,8 @@ static void attention_block(struct eng_graph *g, struct eng_kv_store *kv, uint32
 static void ffn_block(struct eng_graph *g, uint32_t index, uint32_t n)
 {
     const struct layer *l = &g->layers[index];
-    const struct eng_matmul in[] = {{l->gate, l->gate_bias, g->gate, false}, {l->up, l->up_bias, g->up, false}};
+    const struct eng_matmul in[] = {{l->gate, l->gate_bias, g->gate, false},
+                                    {l->up, l->up_bias, g->up, false}};
     const struct eng_matmul out = {l->down, l->down_bias, g->x, true};
 
     g->ops->rms_norm(g->dev, g->x, n, l->ffn_norm, g->cfg->norm_eps, g->h);
@@ -212,7 +218,8 @@ static void ffn_block(struct eng_graph *g, uint32_t index, uint32_t n)
 }
 
 enum base_code eng_graph_step(struct eng_graph *g, struct eng_kv_store *kv, const struct eng_step *step,
-                              const uint32_t *logit_rows, uint32_t n_rows, float *ret_logits, struct base_err *err)
+                              const uint32_t *logit_rows, uint32_t n_rows, float *ret_logits,
+                              struct base_err *err)
 {
     const struct eng_matmul out = {g->output, NULL, g->logits, false};
     enum base_code rc;

@@ -28,6 +28,7 @@ struct eng_kv_shape eng_graph_kv_shape(const struct eng_model *model);
 
 /* Runs the step's tokens through all layers, writes their keys and values, and gives logits [n_rows, n_vocab] of the named rows. */
 enum base_code eng_graph_step(struct eng_graph *graph, struct eng_kv_store *kv, const struct eng_step *step,
-                              const uint32_t *logit_rows, uint32_t n_rows, float *ret_logits, struct base_err *err);
+                              const uint32_t *logit_rows, uint32_t n_rows, float *ret_logits,
+                              struct base_err *err);
 
 #endif

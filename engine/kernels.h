@@ -18,8 +18,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define ENG_PAGE_TOKENS 16u /* tokens of one KV page, on every device */
-#define ENG_MATMULS_MAX 3u  /* weights that one matmul call applies to the same input */
+#define ENG_PAGE_TOKENS  16u /* tokens of one KV page, on every device */
+#define ENG_MATMULS_MAX  3u  /* weights that one matmul call applies to the same input */
 #define ENG_HEAD_DIM_MAX 512u
 
 struct eng_device;
@@ -28,18 +28,18 @@ struct eng_buf;      /* float32 activations on the device */
 struct eng_kv_store; /* all KV pages of all layers */
 
 struct eng_device_options {
-    unsigned n_threads;      /* CPU; at least 1 */
-    uint32_t max_tokens;     /* rows of the largest step */
-    uint32_t max_context;    /* positions of the longest sequence */
-    uint32_t max_sequences;  /* page tables of one step */
+    unsigned n_threads;     /* CPU; at least 1 */
+    uint32_t max_tokens;    /* rows of the largest step */
+    uint32_t max_context;   /* positions of the longest sequence */
+    uint32_t max_sequences; /* page tables of one step */
 };
 
 /* One step's tokens. Arrays are the caller's and may be reused once step_begin returned. */
 struct eng_step {
     uint32_t n_tokens;
-    const int32_t *ids;         /* [n_tokens], inside the vocabulary */
-    const uint32_t *positions;  /* [n_tokens], below max_context */
-    const uint32_t *sequences;  /* [n_tokens]: row of page_table */
+    const int32_t *ids;        /* [n_tokens], inside the vocabulary */
+    const uint32_t *positions; /* [n_tokens], below max_context */
+    const uint32_t *sequences; /* [n_tokens]: row of page_table */
     uint32_t n_sequences, pages_per_sequence;
     const uint32_t *page_table; /* [n_sequences, pages_per_sequence] */
 };
@@ -53,27 +53,29 @@ struct eng_matmul {
 
 struct eng_kv_shape {
     uint32_t n_layers, n_pages, n_heads, n_kv_heads, head_dim; /* n_heads: of the queries */
-    enum eng_type type; /* ENG_F32 or ENG_F16 */
+    enum eng_type type;                                        /* ENG_F32 or ENG_F16 */
 };
 
 struct eng_ops {
     const char *name;
 
-    enum base_code (*open)(struct eng_device **ret_dev, const struct eng_device_options *options, struct base_err *err);
+    enum base_code (*open)(struct eng_device **ret_dev, const struct eng_device_options *options,
+                           struct base_err *err);
     void (*close)(struct eng_device *dev);
     /* One line for people: "2 threads, AVX-512 VNNI". */
     void (*describe)(const struct eng_device *dev, char *out, size_t out_bytes);
 
     /* `data` (rows * row bytes of `type`) must outlive the weight: a device may read it in place. rows 0: a vector of F32. */
-    enum base_code (*weight_new)(struct eng_device *dev, enum eng_type type, uint32_t rows, uint32_t cols, const void *data,
-                                 struct eng_weight **ret_weight, struct base_err *err);
+    enum base_code (*weight_new)(struct eng_device *dev, enum eng_type type, uint32_t rows, uint32_t cols,
+                                 const void *data, struct eng_weight **ret_weight, struct base_err *err);
     void (*weight_free)(struct eng_device *dev, struct eng_weight *weight);
-    enum base_code (*buf_new)(struct eng_device *dev, size_t n_floats, struct eng_buf **ret_buf, struct base_err *err);
+    enum base_code (*buf_new)(struct eng_device *dev, size_t n_floats, struct eng_buf **ret_buf,
+                              struct base_err *err);
     void (*buf_free)(struct eng_device *dev, struct eng_buf *buf);
     void (*buf_read)(struct eng_device *dev, const struct eng_buf *buf, size_t first, float *out, size_t n);
     /* Zeroed. */
-    enum base_code (*kv_new)(struct eng_device *dev, const struct eng_kv_shape *shape, struct eng_kv_store **ret_kv,
-                             struct base_err *err);
+    enum base_code (*kv_new)(struct eng_device *dev, const struct eng_kv_shape *shape,
+                             struct eng_kv_store **ret_kv, struct base_err *err);
     void (*kv_free)(struct eng_device *dev, struct eng_kv_store *kv);
     uint64_t (*kv_page_bytes)(const struct eng_kv_shape *shape); /* of all layers */
     void (*kv_wipe)(struct eng_device *dev, struct eng_kv_store *kv, uint32_t page);
@@ -84,10 +86,11 @@ struct eng_ops {
     /* out [n_tokens, cols] = rows of w [vocab, cols] by the step's ids. */
     void (*embed)(struct eng_device *dev, const struct eng_weight *w, struct eng_buf *out);
     /* out [n, cols] = x / rms(x) * w, w [cols]. */
-    void (*rms_norm)(struct eng_device *dev, const struct eng_buf *x, uint32_t n, const struct eng_weight *w, float eps,
-                     struct eng_buf *out);
+    void (*rms_norm)(struct eng_device *dev, const struct eng_buf *x, uint32_t n, const struct eng_weight *w,
+                     float eps, struct eng_buf *out);
     /* Each out [n, rows] = x [n, cols] * w^T (+ bias); at most ENG_MATMULS_MAX with the same cols. */
-    void (*matmul)(struct eng_device *dev, const struct eng_buf *x, uint32_t n, const struct eng_matmul *mms, uint32_t n_mms);
+    void (*matmul)(struct eng_device *dev, const struct eng_buf *x, uint32_t n, const struct eng_matmul *mms,
+                   uint32_t n_mms);
     /* In place on x [n_tokens, n_heads, head_dim]; table [max_context, rope_dim] holds cos then sin of each position. Turns
      * pairs (i, i + rope_dim/2) when `halves`, (2i, 2i+1) otherwise; values past rope_dim stay. */
     void (*rope)(struct eng_device *dev, struct eng_buf *x, uint32_t n_heads, uint32_t head_dim,
@@ -96,13 +99,14 @@ struct eng_ops {
     void (*kv_write)(struct eng_device *dev, struct eng_kv_store *kv, uint32_t layer, const struct eng_buf *k,
                      const struct eng_buf *v);
     /* out [n_tokens, n_heads, head_dim]: each token attends to positions 0..its own; scale 1/sqrt(head_dim). */
-    void (*attention)(struct eng_device *dev, const struct eng_kv_store *kv, uint32_t layer, const struct eng_buf *q,
-                      uint32_t n_heads, struct eng_buf *out);
+    void (*attention)(struct eng_device *dev, const struct eng_kv_store *kv, uint32_t layer,
+                      const struct eng_buf *q, uint32_t n_heads, struct eng_buf *out);
     /* gate [n, cols] = silu(gate) * up. */
-    void (*silu_mul)(struct eng_device *dev, struct eng_buf *gate, const struct eng_buf *up, uint32_t n, uint32_t cols);
+    void (*silu_mul)(struct eng_device *dev, struct eng_buf *gate, const struct eng_buf *up, uint32_t n,
+                     uint32_t cols);
     /* out [n_rows, cols] = the named rows of x. */
-    void (*gather)(struct eng_device *dev, const struct eng_buf *x, const uint32_t *rows, uint32_t n_rows, uint32_t cols,
-                   struct eng_buf *out);
+    void (*gather)(struct eng_device *dev, const struct eng_buf *x, const uint32_t *rows, uint32_t n_rows,
+                   uint32_t cols, struct eng_buf *out);
     enum base_code (*finish)(struct eng_device *dev, struct base_err *err);
 };
 

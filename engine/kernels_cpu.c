@@ -34,8 +34,8 @@ struct eng_device {
     uint32_t *positions, *sequences, *page_table;
     uint32_t page_table_max;
     struct eng_cpu_act act;
-    uint32_t act_cols;      /* columns that `act` has room for */
-    float *scratch;         /* [n_threads, scratch_floats] */
+    uint32_t act_cols; /* columns that `act` has room for */
+    float *scratch;    /* [n_threads, scratch_floats] */
     size_t scratch_floats;
 };
 
@@ -165,8 +165,8 @@ static enum base_code open_avx512(struct eng_device **ret_dev, const struct eng_
 
 static void cpu_describe(const struct eng_device *dev, char *out, size_t out_bytes)
 {
-    snprintf(out, out_bytes, "CPU, %u thread%s, %s", dev->options.n_threads, dev->options.n_threads == 1 ? "" : "s",
-             dev->kernels->label);
+    snprintf(out, out_bytes, "CPU, %u thread%s, %s", dev->options.n_threads,
+             dev->options.n_threads == 1 ? "" : "s", dev->kernels->label);
 }
 
 static void cpu_weight_free(struct eng_device *dev, struct eng_weight *w)
@@ -217,7 +217,8 @@ static void cpu_buf_free(struct eng_device *dev, struct eng_buf *buf)
     free(buf);
 }
 
-static enum base_code cpu_buf_new(struct eng_device *dev, size_t n_floats, struct eng_buf **ret_buf, struct base_err *err)
+static enum base_code cpu_buf_new(struct eng_device *dev, size_t n_floats, struct eng_buf **ret_buf,
+                                  struct base_err *err)
 {
     struct eng_buf *buf = base_zalloc(sizeof(*buf));
 
@@ -232,7 +233,8 @@ static enum base_code cpu_buf_new(struct eng_device *dev, size_t n_floats, struc
     return BASE_OK;
 }
 
-static void cpu_buf_read(struct eng_device *dev, const struct eng_buf *buf, size_t first, float *out, size_t n)
+static void cpu_buf_read(struct eng_device *dev, const struct eng_buf *buf, size_t first, float *out,
+                         size_t n)
 {
     memcpy(out, buf->data + first, n * sizeof(float));
 }
@@ -255,8 +257,8 @@ static void cpu_kv_free(struct eng_device *dev, struct eng_kv_store *kv)
     free(kv);
 }
 
-static enum base_code cpu_kv_new(struct eng_device *dev, const struct eng_kv_shape *shape, struct eng_kv_store **ret_kv,
-                                 struct base_err *err)
+static enum base_code cpu_kv_new(struct eng_device *dev, const struct eng_kv_shape *shape,
+                                 struct eng_kv_store **ret_kv, struct base_err *err)
 {
     struct eng_kv_store *kv = base_zalloc(sizeof(*kv));
     size_t scores = (dev->options.max_context + ENG_PAGE_TOKENS - 1) / ENG_PAGE_TOKENS * ENG_PAGE_TOKENS;
@@ -342,8 +344,8 @@ static void norm_rows(void *arg, unsigned thread, uint32_t begin, uint32_t end)
                                job->out + (size_t)r * job->cols);
 }
 
-static void cpu_rms_norm(struct eng_device *dev, const struct eng_buf *x, uint32_t n, const struct eng_weight *w, float eps,
-                         struct eng_buf *out)
+static void cpu_rms_norm(struct eng_device *dev, const struct eng_buf *x, uint32_t n,
+                         const struct eng_weight *w, float eps, struct eng_buf *out)
 {
     struct norm_job job = {dev->kernels, x->data, (const float *)w->raw, out->data, w->cols, eps};
 
@@ -389,13 +391,14 @@ static void matmul_groups(void *arg, unsigned thread, uint32_t begin, uint32_t e
 static uint32_t matmul_grain(const struct eng_device *dev, const struct eng_weight *w, uint32_t n_groups)
 {
     size_t bytes = w->packed != NULL ? w->group_bytes : ENG_LANES * eng_row_bytes(w->type, w->cols);
-    uint32_t grain = (uint32_t)((128u << 10) / (bytes + 1)) + 1, fair = n_groups / (dev->options.n_threads * 4) + 1;
+    uint32_t grain = (uint32_t)((128u << 10) / (bytes + 1)) + 1,
+             fair = n_groups / (dev->options.n_threads * 4) + 1;
 
     return grain < fair ? grain : fair;
 }
 
-static void cpu_matmul(struct eng_device *dev, const struct eng_buf *x, uint32_t n, const struct eng_matmul *mms,
-                       uint32_t n_mms)
+static void cpu_matmul(struct eng_device *dev, const struct eng_buf *x, uint32_t n,
+                       const struct eng_matmul *mms, uint32_t n_mms)
 {
     struct matmul_job job = {.dev = dev, .n = n_mms};
     uint32_t n_groups = 0;
@@ -406,7 +409,8 @@ static void cpu_matmul(struct eng_device *dev, const struct eng_buf *x, uint32_t
         const float *bias = mms[i].bias != NULL ? (const float *)mms[i].bias->raw : NULL;
 
         rounded |= w->packed != NULL && eng_type_info(w->type)->block_values > 1;
-        job.mms[i] = (struct eng_cpu_matmul){w, x->data, &dev->act, n, bias, mms[i].out->data, mms[i].accumulate};
+        job.mms[i] =
+            (struct eng_cpu_matmul){w, x->data, &dev->act, n, bias, mms[i].out->data, mms[i].accumulate};
         n_groups += (w->rows + ENG_LANES - 1) / ENG_LANES;
         job.ends[i] = n_groups;
     }
@@ -442,8 +446,8 @@ static void cpu_rope(struct eng_device *dev, struct eng_buf *x, uint32_t n_heads
 }
 
 /* One head's key into column `slot` of its page, one head's value into row `slot`. */
-static void store_head(const struct eng_device *dev, enum eng_type type, uint8_t *k_page, uint8_t *v_page, uint32_t slot,
-                       const float *k, const float *v, uint32_t hd)
+static void store_head(const struct eng_device *dev, enum eng_type type, uint8_t *k_page, uint8_t *v_page,
+                       uint32_t slot, const float *k, const float *v, uint32_t hd)
 {
     if (type == ENG_F32) {
         for (uint32_t i = 0; i < hd; i++)
@@ -459,8 +463,8 @@ static void store_head(const struct eng_device *dev, enum eng_type type, uint8_t
     }
 }
 
-static void cpu_kv_write(struct eng_device *dev, struct eng_kv_store *kv, uint32_t layer, const struct eng_buf *k,
-                         const struct eng_buf *v)
+static void cpu_kv_write(struct eng_device *dev, struct eng_kv_store *kv, uint32_t layer,
+                         const struct eng_buf *k, const struct eng_buf *v)
 {
     const struct eng_step *st = &dev->step;
     uint32_t heads = kv->shape.n_kv_heads, hd = kv->shape.head_dim;
@@ -468,13 +472,15 @@ static void cpu_kv_write(struct eng_device *dev, struct eng_kv_store *kv, uint32
 
     for (uint32_t t = 0; t < st->n_tokens; t++) {
         uint32_t pos = st->positions[t];
-        uint32_t page = st->page_table[(size_t)st->sequences[t] * st->pages_per_sequence + pos / ENG_PAGE_TOKENS];
+        uint32_t page =
+            st->page_table[(size_t)st->sequences[t] * st->pages_per_sequence + pos / ENG_PAGE_TOKENS];
         uint8_t *k_page = kv_layer(kv, layer, 0) + page * kv->page_bytes;
         uint8_t *v_page = kv_layer(kv, layer, 1) + page * kv->page_bytes;
 
         for (uint32_t h = 0; h < heads; h++)
-            store_head(dev, kv->shape.type, k_page + h * head_bytes, v_page + h * head_bytes, pos % ENG_PAGE_TOKENS,
-                       k->data + ((size_t)t * heads + h) * hd, v->data + ((size_t)t * heads + h) * hd, hd);
+            store_head(dev, kv->shape.type, k_page + h * head_bytes, v_page + h * head_bytes,
+                       pos % ENG_PAGE_TOKENS, k->data + ((size_t)t * heads + h) * hd,
+                       v->data + ((size_t)t * heads + h) * hd, hd);
     }
 }
 
@@ -488,11 +494,12 @@ static void attend_items(void *arg, unsigned thread, uint32_t begin, uint32_t en
     const struct attention_job *job = arg;
 
     for (uint32_t i = begin; i < end; i++)
-        job->dev->kernels->attend(&job->a, i / job->a.n_kv_heads, i % job->a.n_kv_heads, scratch_of(job->dev, thread));
+        job->dev->kernels->attend(&job->a, i / job->a.n_kv_heads, i % job->a.n_kv_heads,
+                                  scratch_of(job->dev, thread));
 }
 
-static void cpu_attention(struct eng_device *dev, const struct eng_kv_store *kv, uint32_t layer, const struct eng_buf *q,
-                          uint32_t n_heads, struct eng_buf *out)
+static void cpu_attention(struct eng_device *dev, const struct eng_kv_store *kv, uint32_t layer,
+                          const struct eng_buf *q, uint32_t n_heads, struct eng_buf *out)
 {
     struct attention_job job = {
         .dev = dev,
@@ -506,7 +513,8 @@ static void cpu_attention(struct eng_device *dev, const struct eng_kv_store *kv,
               .q = q->data,
               .out = out->data,
               .step = &dev->step,
-              .score_stride = (dev->options.max_context + ENG_PAGE_TOKENS - 1) / ENG_PAGE_TOKENS * ENG_PAGE_TOKENS},
+              .score_stride =
+                  (dev->options.max_context + ENG_PAGE_TOKENS - 1) / ENG_PAGE_TOKENS * ENG_PAGE_TOKENS},
     };
 
     eng_pool_run(dev->pool, attend_items, &job, dev->step.n_tokens * kv->shape.n_kv_heads, 1);
@@ -527,15 +535,16 @@ static void silu_rows(void *arg, unsigned thread, uint32_t begin, uint32_t end)
     job->kernels->silu_mul(job->gate + first, job->up + first, (size_t)(end - begin) * job->cols);
 }
 
-static void cpu_silu_mul(struct eng_device *dev, struct eng_buf *gate, const struct eng_buf *up, uint32_t n, uint32_t cols)
+static void cpu_silu_mul(struct eng_device *dev, struct eng_buf *gate, const struct eng_buf *up, uint32_t n,
+                         uint32_t cols)
 {
     struct silu_job job = {dev->kernels, gate->data, up->data, cols};
 
     eng_pool_run(dev->pool, silu_rows, &job, n, 4);
 }
 
-static void cpu_gather(struct eng_device *dev, const struct eng_buf *x, const uint32_t *rows, uint32_t n_rows, uint32_t cols,
-                       struct eng_buf *out)
+static void cpu_gather(struct eng_device *dev, const struct eng_buf *x, const uint32_t *rows, uint32_t n_rows,
+                       uint32_t cols, struct eng_buf *out)
 {
     for (uint32_t i = 0; i < n_rows; i++)
         memcpy(out->data + (size_t)i * cols, x->data + (size_t)rows[i] * cols, cols * sizeof(float));
@@ -546,15 +555,15 @@ static enum base_code cpu_finish(struct eng_device *dev, struct base_err *err)
     return BASE_OK; /* every op above is done when it returns */
 }
 
-#define CPU_OPS(op_name, open_fn)                                                                                 \
-    {                                                                                                             \
-        .name = op_name, .open = open_fn, .close = cpu_close, .describe = cpu_describe,                           \
-        .weight_new = cpu_weight_new, .weight_free = cpu_weight_free, .buf_new = cpu_buf_new,                     \
-        .buf_free = cpu_buf_free, .buf_read = cpu_buf_read, .kv_new = cpu_kv_new, .kv_free = cpu_kv_free,         \
-        .kv_page_bytes = cpu_kv_page_bytes, .kv_wipe = cpu_kv_wipe, .kv_is_wiped = cpu_kv_is_wiped,               \
-        .step_begin = cpu_step_begin, .embed = cpu_embed, .rms_norm = cpu_rms_norm, .matmul = cpu_matmul,         \
-        .rope = cpu_rope, .kv_write = cpu_kv_write, .attention = cpu_attention, .silu_mul = cpu_silu_mul,         \
-        .gather = cpu_gather, .finish = cpu_finish                                                                \
+#define CPU_OPS(op_name, open_fn)                                                                         \
+    {                                                                                                     \
+        .name = op_name, .open = open_fn, .close = cpu_close, .describe = cpu_describe,                   \
+        .weight_new = cpu_weight_new, .weight_free = cpu_weight_free, .buf_new = cpu_buf_new,             \
+        .buf_free = cpu_buf_free, .buf_read = cpu_buf_read, .kv_new = cpu_kv_new, .kv_free = cpu_kv_free, \
+        .kv_page_bytes = cpu_kv_page_bytes, .kv_wipe = cpu_kv_wipe, .kv_is_wiped = cpu_kv_is_wiped,       \
+        .step_begin = cpu_step_begin, .embed = cpu_embed, .rms_norm = cpu_rms_norm, .matmul = cpu_matmul, \
+        .rope = cpu_rope, .kv_write = cpu_kv_write, .attention = cpu_attention, .silu_mul = cpu_silu_mul, \
+        .gather = cpu_gather, .finish = cpu_finish                                                        \
     }
 
 #if defined(ENG_HAVE_X86_KERNELS)
@@ -563,14 +572,15 @@ static bool has_avx2(void)
     unsigned a, b, c = 0, d;
 
     /* Not every compiler's cpu_supports knows F16C: bit 29 of leaf 1. */
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) != 0 &&
-           (c & 1u << 29) != 0;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & 1u << 29) != 0;
 }
 
 static bool has_avx512(void)
 {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
 }
 #endif
 

@@ -42,14 +42,14 @@ struct eng_cpu_matmul {
 };
 
 struct eng_cpu_attention {
-    enum eng_type type;         /* of K and V */
+    enum eng_type type; /* of K and V */
     uint32_t n_heads, n_kv_heads, head_dim;
-    const uint8_t *k, *v;       /* page 0 of the layer */
-    size_t page_bytes;          /* of one layer's K (or V) */
-    const float *q;             /* [n_tokens, n_heads, head_dim] */
-    float *out;                 /* the same shape */
+    const uint8_t *k, *v; /* page 0 of the layer */
+    size_t page_bytes;    /* of one layer's K (or V) */
+    const float *q;       /* [n_tokens, n_heads, head_dim] */
+    float *out;           /* the same shape */
     const struct eng_step *step;
-    uint32_t score_stride;      /* floats of one head's scores, a multiple of 16 */
+    uint32_t score_stride; /* floats of one head's scores, a multiple of 16 */
 };
 
 struct eng_cpu_kernels {
@@ -74,7 +74,8 @@ extern const struct eng_cpu_kernels eng_cpu_avx2, eng_cpu_avx512;
 /* Packed bytes of one group. */
 size_t eng_cpu_group_bytes(enum eng_type type, uint32_t cols);
 /* Packs rows [16 * group, 16 * group + 16); rows past the end are zero. */
-void eng_cpu_pack(enum eng_type type, const uint8_t *raw, uint32_t rows, uint32_t cols, uint32_t group, uint8_t *dst);
+void eng_cpu_pack(enum eng_type type, const uint8_t *raw, uint32_t rows, uint32_t cols, uint32_t group,
+                  uint8_t *dst);
 
 /* Header and bit sizes of the packed block formats, see kernels_cpu_pack.c. */
 struct eng_cpu_format {

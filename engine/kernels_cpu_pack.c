@@ -80,7 +80,8 @@ static void unpack_codes(enum eng_type type, const uint8_t *block, uint32_t run,
     default: /* Q6_K */
         q = block + 64 * (run / 4) + 32 * (run & 1);
         for (uint32_t i = 0; i < 32; i++)
-            out[i] = (uint8_t)((q[i] >> 4 * (run % 4 / 2) & 15) | (block[128 + 32 * (run / 4) + i] >> 2 * (run & 3) & 3) << 4);
+            out[i] = (uint8_t)((q[i] >> 4 * (run % 4 / 2) & 15) |
+                               (block[128 + 32 * (run / 4) + i] >> 2 * (run & 3) & 3) << 4);
         return;
     }
 }
@@ -125,7 +126,8 @@ static void put_header(enum eng_type type, uint32_t lane, const uint8_t *block, 
         memcpy(header + 2 * lane, block, 2);
         memcpy(header + 2 * L + 2 * lane, block + 2, 2);
         for (int j = 0; j < 8; j++)
-            eng_k4_scale_min(j, block + 4, &header[4 * L + L * (unsigned)j + lane], &header[12 * L + L * (unsigned)j + lane]);
+            eng_k4_scale_min(j, block + 4, &header[4 * L + L * (unsigned)j + lane],
+                             &header[12 * L + L * (unsigned)j + lane]);
         return;
     case ENG_Q6_K:
         memcpy(header + 2 * lane, block + 208, 2);
@@ -140,11 +142,13 @@ static void pack_floats(size_t value_bytes, const uint8_t *raw, uint32_t n_lanes
 {
     for (uint32_t lane = 0; lane < n_lanes; lane++) {
         for (uint32_t c = 0; c < cols; c++)
-            memcpy(dst + (c * L + lane) * value_bytes, raw + ((size_t)lane * cols + c) * value_bytes, value_bytes);
+            memcpy(dst + (c * L + lane) * value_bytes, raw + ((size_t)lane * cols + c) * value_bytes,
+                   value_bytes);
     }
 }
 
-void eng_cpu_pack(enum eng_type type, const uint8_t *raw, uint32_t rows, uint32_t cols, uint32_t group, uint8_t *dst)
+void eng_cpu_pack(enum eng_type type, const uint8_t *raw, uint32_t rows, uint32_t cols, uint32_t group,
+                  uint8_t *dst)
 {
     struct eng_cpu_format f = eng_cpu_format(type);
     size_t row_bytes = eng_row_bytes(type, cols), block_bytes = eng_type_info(type)->block_bytes;

@@ -74,7 +74,8 @@ static void simd_quantize(const float *x, uint32_t cols, struct eng_cpu_act *act
         float max = vf_hmax(vf_max(vf_abs(lo), vf_abs(hi)));
         /* A tiny maximum would make 127/max infinite; such a block is nothing but zeros for all that follows. */
         vf inverse = vf_set1(max > 1e-30f ? 127.0f / max : 0);
-        int32_t s0 = quantize_half(lo, inverse, act->q + at * 32), s1 = quantize_half(hi, inverse, act->q + at * 32 + 16);
+        int32_t s0 = quantize_half(lo, inverse, act->q + at * 32),
+                s1 = quantize_half(hi, inverse, act->q + at * 32 + 16);
 
         act->d[at] = max / 127.0f;
         act->neg_sum16[2 * at] = s0;
@@ -117,20 +118,26 @@ INLINE vb codes(const uint8_t *run, int bits, int g)
     if (bits == 6) {
         vb high = vb_load(run + 256 + 64 * (g / 4));
 
-        return vb_or(low, vb_and(g % 4 < 2 ? vb_shl(high, 4 - 2 * (g % 4)) : vb_shr(high, 2 * (g % 4) - 4), 48));
+        return vb_or(low,
+                     vb_and(g % 4 < 2 ? vb_shl(high, 4 - 2 * (g % 4)) : vb_shr(high, 2 * (g % 4) - 4), 48));
     }
     return low;
 }
 
 /* Block formats. `type` and `nc` are constants where it is inlined, so every test of them vanishes. */
-INLINE void tile_block(enum eng_type type, int nc, const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)
+INLINE void tile_block(enum eng_type type, int nc, const struct eng_cpu_matmul *mm, uint32_t group,
+                       uint32_t c0)
 {
-    const int bits = type == ENG_Q8_0                                                            ? 8
-                     : type == ENG_Q6_K                                                          ? 6
+    const int bits = type == ENG_Q8_0                                           ? 8
+                     : type == ENG_Q6_K                                         ? 6
                      : type == ENG_Q5_0 || type == ENG_Q5_1 || type == ENG_Q5_K ? 5
-                                                                                                 : 4;
+                                                                                : 4;
     const int bits_bytes = bits == 8 ? 512 : bits == 6 ? 384 : bits == 5 ? 320 : 256;
-    const int offset = type == ENG_Q8_0 ? 128 : type == ENG_Q4_0 ? 8 : type == ENG_Q5_0 ? 16 : type == ENG_Q6_K ? 32 : 0;
+    const int offset = type == ENG_Q8_0   ? 128
+                       : type == ENG_Q4_0 ? 8
+                       : type == ENG_Q5_0 ? 16
+                       : type == ENG_Q6_K ? 32
+                                          : 0;
     const bool k_block = type == ENG_Q4_K || type == ENG_Q5_K || type == ENG_Q6_K;
     const bool has_min = type == ENG_Q4_1 || type == ENG_Q5_1;
     const uint32_t runs = k_block ? 8 : 1, header = k_block ? 320 : has_min ? 64 : 32;
@@ -160,7 +167,8 @@ INLINE void tile_block(enum eng_type type, int nc, const struct eng_cpu_matmul *
 
                     UNROLL
                     for (int c = 0; c < nc; c++)
-                        sum[c] = vi_set1(act->neg_sum16[2 * (at + (size_t)c * stride) + (size_t)half] * offset);
+                        sum[c] =
+                            vi_set1(act->neg_sum16[2 * (at + (size_t)c * stride) + (size_t)half] * offset);
                     UNROLL
                     for (int g = 4 * half; g < 4 * half + 4; g++) {
                         vb w = codes(p, bits, g);
@@ -171,7 +179,8 @@ INLINE void tile_block(enum eng_type type, int nc, const struct eng_cpu_matmul *
                     }
                     UNROLL
                     for (int c = 0; c < nc; c++)
-                        acc[c] = vf_fma(vf_from_i(sum[c]), vf_mul(scale, vf_set1(act->d[at + (size_t)c * stride])), acc[c]);
+                        acc[c] = vf_fma(vf_from_i(sum[c]),
+                                        vf_mul(scale, vf_set1(act->d[at + (size_t)c * stride])), acc[c]);
                 }
                 continue;
             }
@@ -187,18 +196,21 @@ INLINE void tile_block(enum eng_type type, int nc, const struct eng_cpu_matmul *
                     sum[c] = vi_dot(sum[c], w, act->q + (at + (size_t)c * stride) * 32 + 4 * g, bits);
             }
             if (type == ENG_Q4_K || type == ENG_Q5_K) {
-                vf scale = vf_mul(d, vf_from_u8(head + 64 + 16 * run)), min = vf_mul(m, vf_from_u8(head + 192 + 16 * run));
+                vf scale = vf_mul(d, vf_from_u8(head + 64 + 16 * run)),
+                   min = vf_mul(m, vf_from_u8(head + 192 + 16 * run));
 
                 UNROLL
                 for (int c = 0; c < nc; c++) {
-                    acc[c] = vf_fma(vf_from_i(sum[c]), vf_mul(scale, vf_set1(act->d[at + (size_t)c * stride])), acc[c]);
+                    acc[c] = vf_fma(vf_from_i(sum[c]),
+                                    vf_mul(scale, vf_set1(act->d[at + (size_t)c * stride])), acc[c]);
                     acc[c] = vf_fnma(min, vf_set1(act->sum[at + (size_t)c * stride]), acc[c]);
                 }
                 continue;
             }
             UNROLL
             for (int c = 0; c < nc; c++) {
-                acc[c] = vf_fma(vf_from_i(sum[c]), vf_mul(d, vf_set1(act->d[at + (size_t)c * stride])), acc[c]);
+                acc[c] =
+                    vf_fma(vf_from_i(sum[c]), vf_mul(d, vf_set1(act->d[at + (size_t)c * stride])), acc[c]);
                 if (has_min)
                     acc[c] = vf_fma(m, vf_set1(act->sum[at + (size_t)c * stride]), acc[c]);
             }
@@ -211,11 +223,14 @@ INLINE void tile_block(enum eng_type type, int nc, const struct eng_cpu_matmul *
 
 INLINE vf load_weights(enum eng_type type, const uint8_t *p)
 {
-    return type == ENG_F32 ? vf_load((const float *)p) : type == ENG_F16 ? vf_load_f16((const uint16_t *)p) : vf_load_bf16((const uint16_t *)p);
+    return type == ENG_F32   ? vf_load((const float *)p)
+           : type == ENG_F16 ? vf_load_f16((const uint16_t *)p)
+                             : vf_load_bf16((const uint16_t *)p);
 }
 
 /* Float formats: ng groups at once, because one column alone would wait for its own additions. */
-INLINE void tile_float(enum eng_type type, int nc, int ng, const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)
+INLINE void tile_float(enum eng_type type, int nc, int ng, const struct eng_cpu_matmul *mm, uint32_t group,
+                       uint32_t c0)
 {
     const size_t step = type == ENG_F32 ? 64 : 32, cols = mm->w->cols;
     const uint8_t *p = mm->w->packed + group * mm->w->group_bytes;
@@ -242,36 +257,36 @@ INLINE void tile_float(enum eng_type type, int nc, int ng, const struct eng_cpu_
 
 typedef void tile_fn(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0);
 
-#define TILES(name, type)                                                                                         \
-    static void name##_all(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)                          \
-    {                                                                                                             \
-        tile_block(type, SIMD_COLS, mm, group, c0);                                                               \
-    }                                                                                                             \
-    static void name##_half(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)                         \
-    {                                                                                                             \
-        tile_block(type, SIMD_COLS / 2, mm, group, c0);                                                           \
-    }                                                                                                             \
-    static void name##_one(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)                          \
-    {                                                                                                             \
-        tile_block(type, 1, mm, group, c0);                                                                       \
+#define TILES(name, type)                                                                 \
+    static void name##_all(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)  \
+    {                                                                                     \
+        tile_block(type, SIMD_COLS, mm, group, c0);                                       \
+    }                                                                                     \
+    static void name##_half(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0) \
+    {                                                                                     \
+        tile_block(type, SIMD_COLS / 2, mm, group, c0);                                   \
+    }                                                                                     \
+    static void name##_one(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)  \
+    {                                                                                     \
+        tile_block(type, 1, mm, group, c0);                                               \
     }
 
-#define FLOAT_TILES(name, type)                                                                                   \
-    static void name##_all(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)                          \
-    {                                                                                                             \
-        tile_float(type, SIMD_COLS, 1, mm, group, c0);                                                            \
-    }                                                                                                             \
-    static void name##_half(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)                         \
-    {                                                                                                             \
-        tile_float(type, SIMD_COLS / 2, 1, mm, group, c0);                                                        \
-    }                                                                                                             \
-    static void name##_one(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)                          \
-    {                                                                                                             \
-        tile_float(type, 1, 1, mm, group, c0);                                                                    \
-    }                                                                                                             \
-    static void name##_tall(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)                         \
-    {                                                                                                             \
-        tile_float(type, 1, SIMD_COLS, mm, group, c0);                                                            \
+#define FLOAT_TILES(name, type)                                                           \
+    static void name##_all(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)  \
+    {                                                                                     \
+        tile_float(type, SIMD_COLS, 1, mm, group, c0);                                    \
+    }                                                                                     \
+    static void name##_half(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0) \
+    {                                                                                     \
+        tile_float(type, SIMD_COLS / 2, 1, mm, group, c0);                                \
+    }                                                                                     \
+    static void name##_one(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0)  \
+    {                                                                                     \
+        tile_float(type, 1, 1, mm, group, c0);                                            \
+    }                                                                                     \
+    static void name##_tall(const struct eng_cpu_matmul *mm, uint32_t group, uint32_t c0) \
+    {                                                                                     \
+        tile_float(type, 1, SIMD_COLS, mm, group, c0);                                    \
     }
 
 FLOAT_TILES(f32, ENG_F32)
@@ -355,8 +370,8 @@ INLINE vf load_kv_n(enum eng_type type, const uint8_t *p, size_t i, uint32_t n)
 #define HEADS_AT_ONCE 4
 
 /* Scores of `nh` heads with the 16 tokens of one page. */
-INLINE void score_page(enum eng_type type, int nh, const uint8_t *k, const float *q, uint32_t hd, vf scale, float *scores,
-                       size_t score_stride)
+INLINE void score_page(enum eng_type type, int nh, const uint8_t *k, const float *q, uint32_t hd, vf scale,
+                       float *scores, size_t score_stride)
 {
     vf acc[HEADS_AT_ONCE];
 
@@ -404,8 +419,8 @@ static void softmax(float *scores, uint32_t n)
 }
 
 /* Sixteen output values (from `dim`) of `nh` heads: the weighted sum of the values of n tokens. */
-INLINE void mix_values(enum eng_type type, int nh, const struct eng_cpu_attention *a, const uint32_t *pages, size_t head_offset,
-                       uint32_t n, uint32_t dim, const float *weights, float *out)
+INLINE void mix_values(enum eng_type type, int nh, const struct eng_cpu_attention *a, const uint32_t *pages,
+                       size_t head_offset, uint32_t n, uint32_t dim, const float *weights, float *out)
 {
     uint32_t hd = a->head_dim, width = hd - dim < 16 ? hd - dim : 16;
     vf acc[HEADS_AT_ONCE];
@@ -435,8 +450,8 @@ INLINE void mix_values(enum eng_type type, int nh, const struct eng_cpu_attentio
     }
 }
 
-INLINE void attend_heads(enum eng_type type, int nh, const struct eng_cpu_attention *a, uint32_t token, uint32_t kv_head,
-                         uint32_t head, float *scratch)
+INLINE void attend_heads(enum eng_type type, int nh, const struct eng_cpu_attention *a, uint32_t token,
+                         uint32_t kv_head, uint32_t head, float *scratch)
 {
     const struct eng_step *st = a->step;
     const uint32_t *pages = st->page_table + (size_t)st->sequences[token] * st->pages_per_sequence;
@@ -447,8 +462,8 @@ INLINE void attend_heads(enum eng_type type, int nh, const struct eng_cpu_attent
     const vf scale = vf_set1(1.0f / sqrtf((float)hd));
 
     for (uint32_t page = 0; page * 16 < n; page++)
-        score_page(type, nh, a->k + pages[page] * a->page_bytes + head_offset, q, hd, scale, scratch + page * 16,
-                   a->score_stride);
+        score_page(type, nh, a->k + pages[page] * a->page_bytes + head_offset, q, hd, scale,
+                   scratch + page * 16, a->score_stride);
     UNROLL
     for (int h = 0; h < nh; h++)
         softmax(scratch + (size_t)h * a->score_stride, n);
@@ -474,6 +489,6 @@ static void simd_attend(const struct eng_cpu_attention *a, uint32_t token, uint3
     }
 }
 
-#define SIMD_KERNELS                                                                                              \
-    .packs = true, .rms_norm = simd_rms_norm, .silu_mul = simd_silu_mul, .to_f16 = simd_to_f16,                   \
+#define SIMD_KERNELS                                                                            \
+    .packs = true, .rms_norm = simd_rms_norm, .silu_mul = simd_silu_mul, .to_f16 = simd_to_f16, \
     .quantize = simd_quantize, .matmul = simd_matmul, .attend = simd_attend

@@ -72,7 +72,8 @@ uint32_t eng_kvcache_pages_for(uint64_t n_tokens)
     return (uint32_t)((n_tokens + ENG_PAGE_TOKENS - 1) / ENG_PAGE_TOKENS);
 }
 
-bool eng_kvcache_reserve(struct eng_kvcache *kv, struct eng_kv_seq *seq, uint32_t n_tokens, uint64_t cache_tag)
+bool eng_kvcache_reserve(struct eng_kvcache *kv, struct eng_kv_seq *seq, uint32_t n_tokens,
+                         uint64_t cache_tag)
 {
     uint32_t need = eng_kvcache_pages_for(n_tokens);
 

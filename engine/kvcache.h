@@ -14,7 +14,7 @@ struct eng_kvcache;
 
 /* One sequence's pages; zeroed is "none". */
 struct eng_kv_seq {
-    uint32_t *pages;    /* the caller's row of the page table */
+    uint32_t *pages;              /* the caller's row of the page table */
     uint32_t n_pages, n_reserved; /* n_reserved counts those already taken too */
     uint64_t cache_tag;
 };
@@ -31,7 +31,8 @@ uint32_t eng_kvcache_reserved(const struct eng_kvcache *kv);
 uint32_t eng_kvcache_pages_for(uint64_t n_tokens);
 
 /* False when fewer than the pages of n_tokens are unreserved; nothing changes then. seq must hold nothing. */
-bool eng_kvcache_reserve(struct eng_kvcache *kv, struct eng_kv_seq *seq, uint32_t n_tokens, uint64_t cache_tag);
+bool eng_kvcache_reserve(struct eng_kvcache *kv, struct eng_kv_seq *seq, uint32_t n_tokens,
+                         uint64_t cache_tag);
 /* Takes pages until positions [0, n_tokens) have a place; n_tokens is inside the reservation. */
 void eng_kvcache_extend(struct eng_kvcache *kv, struct eng_kv_seq *seq, uint32_t n_tokens);
 /* Wipes the pages and gives pages and reservation back. */

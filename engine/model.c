@@ -25,7 +25,8 @@ static const char *arch_key(const struct loader *ld, const char *suffix, char ou
 }
 
 /* A required (`fallback` 0) or optional number in [1, max]. */
-static enum base_code get_count(struct loader *ld, const char *suffix, uint32_t max, uint32_t fallback, uint32_t *ret_value)
+static enum base_code get_count(struct loader *ld, const char *suffix, uint32_t max, uint32_t fallback,
+                                uint32_t *ret_value)
 {
     char key[128];
     uint64_t v = fallback;
@@ -34,7 +35,8 @@ static enum base_code get_count(struct loader *ld, const char *suffix, uint32_t 
     if (rc != BASE_OK && rc != BASE_NOT_FOUND)
         return rc;
     if (v == 0)
-        return base_fail(ld->err, BASE_INVALID, 0, "metadata %s is %s", key, rc == BASE_OK ? "zero" : "missing");
+        return base_fail(ld->err, BASE_INVALID, 0, "metadata %s is %s", key,
+                         rc == BASE_OK ? "zero" : "missing");
     *ret_value = (uint32_t)v;
     return BASE_OK;
 }
@@ -49,7 +51,8 @@ static enum base_code get_real(struct loader *ld, const char *suffix, double min
     if (rc != BASE_OK && rc != BASE_NOT_FOUND)
         return rc;
     if (!(v >= min && v <= max))
-        return base_fail(ld->err, BASE_INVALID, 0, "metadata %s: %g is out of range (%g to %g)", key, v, min, max);
+        return base_fail(ld->err, BASE_INVALID, 0, "metadata %s: %g is out of range (%g to %g)", key, v, min,
+                         max);
     *ret_value = v;
     return BASE_OK;
 }
@@ -71,14 +74,16 @@ static enum base_code load_family(struct loader *ld)
     else if (arch.n == 5 && memcmp(arch.p, "qwen2", 5) == 0)
         strcpy(cfg->family, "qwen2");
     else
-        return base_fail(ld->err, BASE_UNSUPPORTED, 0, "architecture \"%.*s\" is not supported (llama and qwen2 are)",
+        return base_fail(ld->err, BASE_UNSUPPORTED, 0,
+                         "architecture \"%.*s\" is not supported (llama and qwen2 are)",
                          (int)(arch.n < 40 ? arch.n : 40), arch.p);
     cfg->rope_halves = strcmp(cfg->family, "qwen2") == 0;
     rc = eng_gguf_get_u64(ld->gguf, arch_key(ld, "expert_count", key), UINT32_MAX, &n_experts, ld->err);
     if (rc != BASE_OK && rc != BASE_NOT_FOUND)
         return rc;
     if (n_experts != 0)
-        return base_fail(ld->err, BASE_UNSUPPORTED, 0, "metadata %s: models with experts are not supported", key);
+        return base_fail(ld->err, BASE_UNSUPPORTED, 0, "metadata %s: models with experts are not supported",
+                         key);
     return BASE_OK;
 }
 
@@ -93,26 +98,29 @@ static enum base_code load_sizes(struct loader *ld)
         (rc = get_count(ld, "embedding_length", ENG_EMBD_MAX, 0, &cfg->n_embd)) != BASE_OK ||
         (rc = get_count(ld, "feed_forward_length", ENG_FF_MAX, 0, &cfg->n_ff)) != BASE_OK ||
         (rc = get_count(ld, "attention.head_count", ENG_HEADS_MAX, 0, &cfg->n_heads)) != BASE_OK ||
-        (rc = get_count(ld, "attention.head_count_kv", ENG_HEADS_MAX, cfg->n_heads, &cfg->n_kv_heads)) != BASE_OK ||
+        (rc = get_count(ld, "attention.head_count_kv", ENG_HEADS_MAX, cfg->n_heads, &cfg->n_kv_heads)) !=
+            BASE_OK ||
         (rc = get_count(ld, "context_length", 1u << 30, 0, &cfg->n_ctx_train)) != BASE_OK ||
         (rc = get_real(ld, "attention.layer_norm_rms_epsilon", 1e-12, 1.0, 0, &eps)) != BASE_OK)
         return rc;
     cfg->norm_eps = (float)eps;
     if (cfg->n_heads % cfg->n_kv_heads != 0)
-        return base_fail(ld->err, BASE_INVALID, 0, "%u attention heads cannot share %u key/value heads", cfg->n_heads,
-                         cfg->n_kv_heads);
+        return base_fail(ld->err, BASE_INVALID, 0, "%u attention heads cannot share %u key/value heads",
+                         cfg->n_heads, cfg->n_kv_heads);
     /* Without the key a head has n_embd / n_heads values; if that is not exact, the tensors' shapes will not fit. */
-    if ((rc = get_count(ld, "attention.key_length", ENG_HEAD_DIM_MAX, cfg->n_embd / cfg->n_heads, &cfg->head_dim)) !=
+    if ((rc = get_count(ld, "attention.key_length", ENG_HEAD_DIM_MAX, cfg->n_embd / cfg->n_heads,
+                        &cfg->head_dim)) != BASE_OK ||
+        (rc = get_count(ld, "attention.value_length", ENG_HEAD_DIM_MAX, cfg->head_dim, &value_dim)) !=
             BASE_OK ||
-        (rc = get_count(ld, "attention.value_length", ENG_HEAD_DIM_MAX, cfg->head_dim, &value_dim)) != BASE_OK ||
-        (rc = get_count(ld, "rope.dimension_count", ENG_HEAD_DIM_MAX, cfg->head_dim, &cfg->rope_dim)) != BASE_OK)
+        (rc = get_count(ld, "rope.dimension_count", ENG_HEAD_DIM_MAX, cfg->head_dim, &cfg->rope_dim)) !=
+            BASE_OK)
         return rc;
     if (cfg->head_dim > ENG_HEAD_DIM_MAX || cfg->head_dim % 2 != 0)
         return base_fail(ld->err, BASE_INVALID, 0, "heads of %u values (even numbers up to %u are allowed)",
                          cfg->head_dim, ENG_HEAD_DIM_MAX);
     if (value_dim != cfg->head_dim)
-        return base_fail(ld->err, BASE_UNSUPPORTED, 0, "key length %u differs from value length %u", cfg->head_dim,
-                         value_dim);
+        return base_fail(ld->err, BASE_UNSUPPORTED, 0, "key length %u differs from value length %u",
+                         cfg->head_dim, value_dim);
     if (cfg->rope_dim % 2 != 0 || cfg->rope_dim > cfg->head_dim)
         return base_fail(ld->err, BASE_INVALID, 0, "rope.dimension_count %u does not fit heads of %u values",
                          cfg->rope_dim, cfg->head_dim);
@@ -169,8 +177,8 @@ static enum base_code scale_llama3(struct loader *ld, double factor, double orig
         (rc = get_real(ld, "rope.scaling.high_freq_factor", 1e-3, 1e6, 4, &high)) != BASE_OK)
         return rc;
     if (high <= low)
-        return base_fail(ld->err, BASE_INVALID, 0, "rope.scaling: high_freq_factor %g is not above low_freq_factor %g",
-                         high, low);
+        return base_fail(ld->err, BASE_INVALID, 0,
+                         "rope.scaling: high_freq_factor %g is not above low_freq_factor %g", high, low);
     for (uint32_t i = 0; i < cfg->rope_dim / 2; i++)
         cfg->rope_freqs[i] = llama3_freq(cfg->rope_freqs[i], factor, low, high, original);
     return BASE_OK;
@@ -253,8 +261,8 @@ static enum base_code load_rope(struct loader *ld)
 
 /* The tensor `name`, which must be [rows, cols] (a vector when rows is 0). Vectors are F32: they are biases and norms, and
  * converters never shrink them. Absent and optional: *ret stays NULL. */
-static enum base_code get_tensor(struct loader *ld, const char *name, uint64_t rows, uint64_t cols, bool optional,
-                                 const struct eng_gguf_tensor **ret)
+static enum base_code get_tensor(struct loader *ld, const char *name, uint64_t rows, uint64_t cols,
+                                 bool optional, const struct eng_gguf_tensor **ret)
 {
     const struct eng_gguf_tensor *t = eng_gguf_tensor(ld->gguf, name);
     uint32_t want_dims = rows == 0 ? 1 : 2;
@@ -262,8 +270,9 @@ static enum base_code get_tensor(struct loader *ld, const char *name, uint64_t r
     if (t == NULL)
         return optional ? BASE_OK : base_fail(ld->err, BASE_INVALID, 0, "tensor %s is missing", name);
     if (t->n_dims != want_dims || t->dims[0] != cols || t->dims[1] != (rows == 0 ? 1 : rows))
-        return base_fail(ld->err, BASE_INVALID, 0, "tensor %s is %u-dimensional [%llu, %llu], not [%llu, %llu]", name,
-                         t->n_dims, (unsigned long long)t->dims[1], (unsigned long long)t->dims[0],
+        return base_fail(ld->err, BASE_INVALID, 0,
+                         "tensor %s is %u-dimensional [%llu, %llu], not [%llu, %llu]", name, t->n_dims,
+                         (unsigned long long)t->dims[1], (unsigned long long)t->dims[0],
                          (unsigned long long)(rows == 0 ? 1 : rows), (unsigned long long)cols);
     if (rows == 0 && t->type != ENG_F32)
         return base_fail(ld->err, BASE_UNSUPPORTED, 0, "tensor %s is %s, vectors must be F32", name,
@@ -278,7 +287,8 @@ static enum base_code load_layer(struct loader *ld, uint32_t i)
     const struct eng_config *cfg = &ld->model->config;
     struct eng_layer *l = &ld->model->layers[i];
     const uint64_t d = cfg->n_embd, ff = cfg->n_ff;
-    const uint64_t qd = (uint64_t)cfg->n_heads * cfg->head_dim, kvd = (uint64_t)cfg->n_kv_heads * cfg->head_dim;
+    const uint64_t qd = (uint64_t)cfg->n_heads * cfg->head_dim,
+                   kvd = (uint64_t)cfg->n_kv_heads * cfg->head_dim;
     bool qwen2 = strcmp(cfg->family, "qwen2") == 0;
     const struct {
         const char *suffix;
@@ -286,14 +296,14 @@ static enum base_code load_layer(struct loader *ld, uint32_t i)
         bool optional;
         const struct eng_gguf_tensor **ret;
     } wanted[] = {
-        {"attn_norm.weight", 0, d, false, &l->attn_norm},   {"ffn_norm.weight", 0, d, false, &l->ffn_norm},
-        {"attn_q.weight", qd, d, false, &l->q},             {"attn_k.weight", kvd, d, false, &l->k},
-        {"attn_v.weight", kvd, d, false, &l->v},            {"attn_output.weight", d, qd, false, &l->o},
-        {"ffn_gate.weight", ff, d, false, &l->gate},        {"ffn_up.weight", ff, d, false, &l->up},
-        {"ffn_down.weight", d, ff, false, &l->down},        {"attn_q.bias", 0, qd, !qwen2, &l->q_bias},
-        {"attn_k.bias", 0, kvd, !qwen2, &l->k_bias},        {"attn_v.bias", 0, kvd, !qwen2, &l->v_bias},
-        {"attn_output.bias", 0, d, true, &l->o_bias},       {"ffn_gate.bias", 0, ff, true, &l->gate_bias},
-        {"ffn_up.bias", 0, ff, true, &l->up_bias},          {"ffn_down.bias", 0, d, true, &l->down_bias},
+        {"attn_norm.weight", 0, d, false, &l->attn_norm}, {"ffn_norm.weight", 0, d, false, &l->ffn_norm},
+        {"attn_q.weight", qd, d, false, &l->q},           {"attn_k.weight", kvd, d, false, &l->k},
+        {"attn_v.weight", kvd, d, false, &l->v},          {"attn_output.weight", d, qd, false, &l->o},
+        {"ffn_gate.weight", ff, d, false, &l->gate},      {"ffn_up.weight", ff, d, false, &l->up},
+        {"ffn_down.weight", d, ff, false, &l->down},      {"attn_q.bias", 0, qd, !qwen2, &l->q_bias},
+        {"attn_k.bias", 0, kvd, !qwen2, &l->k_bias},      {"attn_v.bias", 0, kvd, !qwen2, &l->v_bias},
+        {"attn_output.bias", 0, d, true, &l->o_bias},     {"ffn_gate.bias", 0, ff, true, &l->gate_bias},
+        {"ffn_up.bias", 0, ff, true, &l->up_bias},        {"ffn_down.bias", 0, d, true, &l->down_bias},
     };
 
     for (size_t j = 0; j < BASE_ARRAY_LEN(wanted); j++) {
@@ -316,10 +326,11 @@ static enum base_code load_tensors(struct loader *ld)
     enum base_code rc;
 
     if (embd == NULL || embd->dims[1] > ENG_VOCAB_MAX)
-        return base_fail(ld->err, BASE_INVALID, 0, "tensor token_embd.weight is missing or has more than %u rows",
-                         ENG_VOCAB_MAX);
+        return base_fail(ld->err, BASE_INVALID, 0,
+                         "tensor token_embd.weight is missing or has more than %u rows", ENG_VOCAB_MAX);
     cfg->n_vocab = (uint32_t)embd->dims[1];
-    if ((rc = get_tensor(ld, "token_embd.weight", cfg->n_vocab, cfg->n_embd, false, &m->token_embd)) != BASE_OK ||
+    if ((rc = get_tensor(ld, "token_embd.weight", cfg->n_vocab, cfg->n_embd, false, &m->token_embd)) !=
+            BASE_OK ||
         (rc = get_tensor(ld, "output_norm.weight", 0, cfg->n_embd, false, &m->output_norm)) != BASE_OK ||
         (rc = get_tensor(ld, "output.weight", cfg->n_vocab, cfg->n_embd, true, &m->output)) != BASE_OK)
         return rc;
@@ -339,17 +350,23 @@ static enum base_code load_tensors(struct loader *ld)
     return BASE_OK;
 }
 
-/* Optional token id; -1 when absent, refused outside the vocabulary. */
+/* Optional token id; -1 when absent (some converters write "none" as -1 in 32 bits), refused outside the vocabulary. */
 static enum base_code get_token_id(struct loader *ld, const char *key, int32_t *ret_id)
 {
-    uint64_t v = 0;
-    enum base_code rc;
+    uint32_t n_tokens = ld->model->vocab.n_tokens;
+    uint64_t v = UINT32_MAX;
+    enum base_code rc = eng_gguf_get_u64(ld->gguf, key, UINT32_MAX, &v, ld->err);
 
     *ret_id = -1;
-    rc = eng_gguf_get_u64(ld->gguf, key, ld->model->vocab.n_tokens - 1, &v, ld->err);
-    if (rc == BASE_OK)
-        *ret_id = (int32_t)v;
-    return rc == BASE_NOT_FOUND ? BASE_OK : rc;
+    if (rc == BASE_NOT_FOUND || (rc == BASE_OK && v == UINT32_MAX))
+        return BASE_OK;
+    if (rc != BASE_OK)
+        return rc;
+    if (v >= n_tokens)
+        return base_fail(ld->err, BASE_INVALID, 0, "metadata %s: %llu is outside the vocabulary of %u", key,
+                         (unsigned long long)v, n_tokens);
+    *ret_id = (int32_t)v;
+    return BASE_OK;
 }
 
 static enum base_code get_flag(struct loader *ld, const char *key, int *ret_flag)
@@ -380,7 +397,8 @@ static enum base_code load_vocab_arrays(struct loader *ld)
     struct eng_str *tokens = NULL, *merges = NULL;
     float *scores = NULL;
     int32_t *types = NULL;
-    enum base_code rc = eng_gguf_get_strings(ld->gguf, "tokenizer.ggml.tokens", ENG_VOCAB_MAX, &tokens, &v->n_tokens, ld->err);
+    enum base_code rc = eng_gguf_get_strings(ld->gguf, "tokenizer.ggml.tokens", ENG_VOCAB_MAX, &tokens,
+                                             &v->n_tokens, ld->err);
 
     if (rc == BASE_NOT_FOUND)
         return base_fail(ld->err, BASE_INVALID, 0, "metadata tokenizer.ggml.tokens is missing");
@@ -388,11 +406,13 @@ static enum base_code load_vocab_arrays(struct loader *ld)
         return rc;
     v->tokens = tokens;
     if (v->n_tokens == 0 || v->n_tokens > ld->model->config.n_vocab)
-        return base_fail(ld->err, BASE_INVALID, 0, "metadata tokenizer.ggml.tokens has %u tokens, token_embd %u rows",
-                         v->n_tokens, ld->model->config.n_vocab);
+        return base_fail(ld->err, BASE_INVALID, 0,
+                         "metadata tokenizer.ggml.tokens has %u tokens, token_embd %u rows", v->n_tokens,
+                         ld->model->config.n_vocab);
     for (uint32_t i = 0; i < v->n_tokens; i++) {
         if (tokens[i].n > ENG_TOKEN_BYTES_MAX)
-            return base_fail(ld->err, BASE_TOO_LARGE, 0, "token %u is longer than %u bytes", i, ENG_TOKEN_BYTES_MAX);
+            return base_fail(ld->err, BASE_TOO_LARGE, 0, "token %u is longer than %u bytes", i,
+                             ENG_TOKEN_BYTES_MAX);
     }
     rc = eng_gguf_get_f32s(ld->gguf, "tokenizer.ggml.scores", v->n_tokens, &scores, ld->err);
     v->scores = scores;
@@ -400,7 +420,8 @@ static enum base_code load_vocab_arrays(struct loader *ld)
         rc = eng_gguf_get_i32s(ld->gguf, "tokenizer.ggml.token_type", v->n_tokens, &types, ld->err);
     v->types = types;
     if (rc == BASE_OK || rc == BASE_NOT_FOUND)
-        rc = eng_gguf_get_strings(ld->gguf, "tokenizer.ggml.merges", ENG_VOCAB_MAX, &merges, &v->n_merges, ld->err);
+        rc = eng_gguf_get_strings(ld->gguf, "tokenizer.ggml.merges", ENG_VOCAB_MAX, &merges, &v->n_merges,
+                                  ld->err);
     v->merges = merges;
     return rc == BASE_NOT_FOUND ? BASE_OK : rc;
 }
@@ -455,8 +476,9 @@ enum base_code eng_model_load(struct eng_model **ret_model, struct eng_gguf *ggu
     struct loader ld = {gguf, m, 0, err};
     enum base_code rc;
 
-    if ((rc = load_family(&ld)) != BASE_OK || (rc = load_sizes(&ld)) != BASE_OK || (rc = load_rope(&ld)) != BASE_OK ||
-        (rc = load_tensors(&ld)) != BASE_OK || (rc = load_vocab(&ld)) != BASE_OK) {
+    if ((rc = load_family(&ld)) != BASE_OK || (rc = load_sizes(&ld)) != BASE_OK ||
+        (rc = load_rope(&ld)) != BASE_OK || (rc = load_tensors(&ld)) != BASE_OK ||
+        (rc = load_vocab(&ld)) != BASE_OK) {
         eng_model_free(m);
         return rc;
     }

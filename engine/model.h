@@ -14,28 +14,30 @@
 #include "engine/kernels.h"
 #include "engine/modelfile_gguf.h"
 
-#define ENG_LAYERS_MAX   512u
-#define ENG_EMBD_MAX     65536u
-#define ENG_FF_MAX       524288u
-#define ENG_HEADS_MAX    1024u
+#define ENG_LAYERS_MAX 512u
+#define ENG_EMBD_MAX   65536u
+#define ENG_FF_MAX     524288u
+#define ENG_HEADS_MAX  1024u
 
 struct eng_config {
     char family[32];
     uint32_t n_layers, n_embd, n_ff, n_heads, n_kv_heads, head_dim, rope_dim, n_vocab, n_ctx_train;
     float norm_eps;
-    bool rope_halves;    /* rotates (i, i + rope_dim/2) as qwen2 does; otherwise adjacent pairs as permuted llama files do */
-    bool tied_output;    /* logits use token_embd */
-    float rope_scale;    /* multiplies cos and sin (YaRN) */
-    double *rope_freqs;  /* [rope_dim / 2] radians per position, scaling applied */
+    bool
+        rope_halves; /* rotates (i, i + rope_dim/2) as qwen2 does; otherwise adjacent pairs as permuted llama files do */
+    bool tied_output;   /* logits use token_embd */
+    float rope_scale;   /* multiplies cos and sin (YaRN) */
+    double *rope_freqs; /* [rope_dim / 2] radians per position, scaling applied */
 };
 
 /* Tensors inside the file; NULL when optional and absent. Matrices are [rows, cols] with cols = dims[0]. */
 struct eng_layer {
-    const struct eng_gguf_tensor *attn_norm;            /* [n_embd] F32 */
-    const struct eng_gguf_tensor *q, *k, *v, *o;        /* q [n_heads*head_dim, n_embd], o [n_embd, n_heads*head_dim] */
+    const struct eng_gguf_tensor *attn_norm; /* [n_embd] F32 */
+    const struct eng_gguf_tensor *q, *k, *v,
+        *o; /* q [n_heads*head_dim, n_embd], o [n_embd, n_heads*head_dim] */
     const struct eng_gguf_tensor *q_bias, *k_bias, *v_bias, *o_bias; /* F32 */
-    const struct eng_gguf_tensor *ffn_norm;             /* [n_embd] F32 */
-    const struct eng_gguf_tensor *gate, *up, *down;     /* gate, up [n_ff, n_embd], down [n_embd, n_ff] */
+    const struct eng_gguf_tensor *ffn_norm;                          /* [n_embd] F32 */
+    const struct eng_gguf_tensor *gate, *up, *down; /* gate, up [n_ff, n_embd], down [n_embd, n_ff] */
     const struct eng_gguf_tensor *gate_bias, *up_bias, *down_bias;
 };
 
@@ -48,8 +50,8 @@ struct eng_model {
     struct eng_layer *layers;                  /* [n_layers] */
 
     bool has_vocab;
-    struct eng_vocab vocab;                    /* what it points at is owned here or lies in the file */
-    struct eng_str chat_template;              /* n = 0: none */
+    struct eng_vocab vocab;       /* what it points at is owned here or lies in the file */
+    struct eng_str chat_template; /* n = 0: none */
     struct eng_str name;
 
     char weights[16]; /* the type of most bytes */

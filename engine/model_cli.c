@@ -16,20 +16,22 @@
 #define LINE_BYTES_MAX (1u << 20)
 #define IDS_MAX        ENG_CONTEXT_MAX
 
-static const char usage_text[] =
-    "usage: gatehouse-model COMMAND FILE [options]\n"
-    "  info FILE     what the model file holds\n"
-    "  chat FILE     one answer (--prompt), one answer per line of standard input (--batch), or a conversation\n"
-    "  logits FILE   logits after each of the tokens of --ids\n"
-    "  bench FILE    tokens per second: reading a prompt, and answering\n"
-    "`gatehouse-model COMMAND --help` tells a command's options.\n";
+static const char usage_text[] = "usage: gatehouse-model COMMAND FILE [options]\n"
+                                 "  info FILE     what the model file holds\n"
+                                 "  chat FILE     one answer (--prompt), one answer per line of standard "
+                                 "input (--batch), or a conversation\n"
+                                 "  logits FILE   logits after each of the tokens of --ids\n"
+                                 "  bench FILE    tokens per second: reading a prompt, and answering\n"
+                                 "`gatehouse-model COMMAND --help` tells a command's options.\n";
 
-static const char help_info[] = "usage: gatehouse-model info FILE\n"
-                                "Prints family, sizes, weight type and metadata of a model file, after checking all of it.\n";
+static const char help_info[] =
+    "usage: gatehouse-model info FILE\n"
+    "Prints family, sizes, weight type and metadata of a model file, after checking all of it.\n";
 static const char help_chat[] =
     "usage: gatehouse-model chat FILE [options]\n"
     "  --prompt TEXT      answer this and end\n"
-    "  --batch            one prompt per line of standard input, one answer per line of output, in order; a newline\n"
+    "  --batch            one prompt per line of standard input, one answer per line of output, in order; a "
+    "newline\n"
     "                     inside a prompt or an answer is written \\n, a backslash \\\\\n"
     "  --system TEXT      a system message before the first prompt\n"
     "  --greedy           always the most likely token (the same as --temperature 0)\n"
@@ -37,15 +39,18 @@ static const char help_chat[] =
     "  --top-p P          default 1\n"
     "  --seed N           default 1\n"
     "  --max-tokens N     of one answer; default: what the context leaves\n"
-    "  --context N        tokens of prompt and answer; default: what the model was trained for, at most 8192\n"
+    "  --context N        tokens of prompt and answer; default: what the model was trained for, at most "
+    "8192\n"
     "  --threads N        default: the number of cores\n"
     "  --sequences N      answers made at once with --batch; default 8\n"
     "  --kernels NAME     auto, avx512, avx2 or scalar\n"
     "Without --prompt and --batch, lines of standard input are one conversation.\n";
-static const char help_logits[] = "usage: gatehouse-model logits FILE --ids 1,2,3 [--out FILE] [--threads N] [--kernels NAME]\n"
-                                  "Writes float32 [n_ids, n_vocab] to --out; without it prints the five largest of the last row.\n";
-static const char help_bench[] = "usage: gatehouse-model bench FILE [--pp N] [--tg N] [--repeat N] [--threads N] [--kernels NAME]\n"
-                                 "Reads a prompt of --pp tokens (512), then makes --tg tokens (64), --repeat times (3).\n";
+static const char help_logits[] =
+    "usage: gatehouse-model logits FILE --ids 1,2,3 [--out FILE] [--threads N] [--kernels NAME]\n"
+    "Writes float32 [n_ids, n_vocab] to --out; without it prints the five largest of the last row.\n";
+static const char help_bench[] =
+    "usage: gatehouse-model bench FILE [--pp N] [--tg N] [--repeat N] [--threads N] [--kernels NAME]\n"
+    "Reads a prompt of --pp tokens (512), then makes --tg tokens (64), --repeat times (3).\n";
 
 struct cli {
     const char *file, *prompt, *system, *ids, *out;
@@ -56,19 +61,46 @@ struct cli {
     uint32_t max_tokens, pp, tg, repeat;
 };
 
-enum { OPT_PROMPT = 1, OPT_BATCH, OPT_SYSTEM, OPT_GREEDY, OPT_TEMPERATURE, OPT_TOP_P, OPT_SEED, OPT_MAX_TOKENS, OPT_CONTEXT,
-       OPT_THREADS, OPT_SEQUENCES, OPT_KERNELS, OPT_IDS, OPT_OUT, OPT_PP, OPT_TG, OPT_REPEAT, OPT_HELP };
+enum {
+    OPT_PROMPT = 1,
+    OPT_BATCH,
+    OPT_SYSTEM,
+    OPT_GREEDY,
+    OPT_TEMPERATURE,
+    OPT_TOP_P,
+    OPT_SEED,
+    OPT_MAX_TOKENS,
+    OPT_CONTEXT,
+    OPT_THREADS,
+    OPT_SEQUENCES,
+    OPT_KERNELS,
+    OPT_IDS,
+    OPT_OUT,
+    OPT_PP,
+    OPT_TG,
+    OPT_REPEAT,
+    OPT_HELP
+};
 
 static const struct option long_options[] = {
-    {"prompt", required_argument, NULL, OPT_PROMPT},       {"batch", no_argument, NULL, OPT_BATCH},
-    {"system", required_argument, NULL, OPT_SYSTEM},       {"greedy", no_argument, NULL, OPT_GREEDY},
-    {"temperature", required_argument, NULL, OPT_TEMPERATURE}, {"top-p", required_argument, NULL, OPT_TOP_P},
-    {"seed", required_argument, NULL, OPT_SEED},           {"max-tokens", required_argument, NULL, OPT_MAX_TOKENS},
-    {"context", required_argument, NULL, OPT_CONTEXT},     {"threads", required_argument, NULL, OPT_THREADS},
-    {"sequences", required_argument, NULL, OPT_SEQUENCES}, {"kernels", required_argument, NULL, OPT_KERNELS},
-    {"ids", required_argument, NULL, OPT_IDS},             {"out", required_argument, NULL, OPT_OUT},
-    {"pp", required_argument, NULL, OPT_PP},               {"tg", required_argument, NULL, OPT_TG},
-    {"repeat", required_argument, NULL, OPT_REPEAT},       {"help", no_argument, NULL, OPT_HELP},
+    {"prompt", required_argument, NULL, OPT_PROMPT},
+    {"batch", no_argument, NULL, OPT_BATCH},
+    {"system", required_argument, NULL, OPT_SYSTEM},
+    {"greedy", no_argument, NULL, OPT_GREEDY},
+    {"temperature", required_argument, NULL, OPT_TEMPERATURE},
+    {"top-p", required_argument, NULL, OPT_TOP_P},
+    {"seed", required_argument, NULL, OPT_SEED},
+    {"max-tokens", required_argument, NULL, OPT_MAX_TOKENS},
+    {"context", required_argument, NULL, OPT_CONTEXT},
+    {"threads", required_argument, NULL, OPT_THREADS},
+    {"sequences", required_argument, NULL, OPT_SEQUENCES},
+    {"kernels", required_argument, NULL, OPT_KERNELS},
+    {"ids", required_argument, NULL, OPT_IDS},
+    {"out", required_argument, NULL, OPT_OUT},
+    {"pp", required_argument, NULL, OPT_PP},
+    {"tg", required_argument, NULL, OPT_TG},
+    {"repeat", required_argument, NULL, OPT_REPEAT},
+    {"help", no_argument, NULL, OPT_HELP},
     {NULL, 0, NULL, 0},
 };
 
@@ -187,11 +219,12 @@ static int run_info(const struct cli *c)
         return fail(&err);
     printf("name: ");
     print_text(m->name);
-    printf("family: %s\nweights: %s\nparameters: %.3f million\nfile: %.1f MiB\n", m->config.family, m->weights,
-           (double)m->n_params / 1e6, (double)eng_gguf_file_bytes(m->gguf) / (1 << 20));
-    printf("layers: %u\nembedding: %u\nfeed-forward: %u\nheads: %u (%u key/value) of %u\nvocabulary: %u\ncontext: %u\n",
-           m->config.n_layers, m->config.n_embd, m->config.n_ff, m->config.n_heads, m->config.n_kv_heads, m->config.head_dim,
-           m->config.n_vocab, m->config.n_ctx_train);
+    printf("family: %s\nweights: %s\nparameters: %.3f million\nfile: %.1f MiB\n", m->config.family,
+           m->weights, (double)m->n_params / 1e6, (double)eng_gguf_file_bytes(m->gguf) / (1 << 20));
+    printf("layers: %u\nembedding: %u\nfeed-forward: %u\nheads: %u (%u key/value) of %u\nvocabulary: "
+           "%u\ncontext: %u\n",
+           m->config.n_layers, m->config.n_embd, m->config.n_ff, m->config.n_heads, m->config.n_kv_heads,
+           m->config.head_dim, m->config.n_vocab, m->config.n_ctx_train);
     printf("chat template: %s\ntensors: %zu\nmetadata:\n", m->chat_template.n > 0 ? "yes" : "no",
            eng_gguf_n_tensors(m->gguf));
     for (size_t i = 0; i < eng_gguf_n_kv(m->gguf); i++)
@@ -244,10 +277,13 @@ static void job_wait(struct job *job)
 }
 
 /* Submits; waits while the engine's queue is full. */
-static enum base_code job_start(struct eng *eng, const struct cli *c, const struct eng_prompt *prompt, struct job *job,
-                                struct base_err *err)
+static enum base_code job_start(struct eng *eng, const struct cli *c, const struct eng_prompt *prompt,
+                                struct job *job, struct base_err *err)
 {
-    struct eng_submit submit = {.prompt = prompt, .sampling = c->sampling, .max_tokens = c->max_tokens, .on_event = job_event,
+    struct eng_submit submit = {.prompt = prompt,
+                                .sampling = c->sampling,
+                                .max_tokens = c->max_tokens,
+                                .on_event = job_event,
                                 .user = job};
     enum base_code rc;
 
@@ -259,7 +295,8 @@ static enum base_code job_start(struct eng *eng, const struct cli *c, const stru
 static enum base_code chat_prompt(struct eng *eng, const struct cli *c, const char *text, size_t len,
                                   struct eng_prompt **ret_prompt, struct base_err *err)
 {
-    struct eng_message messages[2] = {{"system", c->system, c->system != NULL ? strlen(c->system) : 0}, {"user", text, len}};
+    struct eng_message messages[2] = {{"system", c->system, c->system != NULL ? strlen(c->system) : 0},
+                                      {"user", text, len}};
 
     return eng_prompt_chat(eng, messages + (c->system == NULL), c->system == NULL ? 1 : 2, ret_prompt, err);
 }
@@ -356,7 +393,8 @@ static int chat_batch(struct eng *eng, const struct cli *c)
             line[strcspn(line, "\r\n")] = '\0';
             len = unescape(line);
             *job = (struct job){.text = BASE_BUF_INIT(16 << 20), .mutex = &mutex, .cond = &cond};
-            if (chat_prompt(eng, c, line, len, &prompt, &err) != BASE_OK || job_start(eng, c, prompt, job, &err) != BASE_OK)
+            if (chat_prompt(eng, c, line, len, &prompt, &err) != BASE_OK ||
+                job_start(eng, c, prompt, job, &err) != BASE_OK)
                 memcpy(job->error, err.detail, sizeof(job->error));
             eng_prompt_free(prompt);
             continue;
@@ -388,7 +426,8 @@ static int chat_lines(struct eng *eng, const struct cli *c)
 
         line[strcspn(line, "\r\n")] = '\0';
         messages[n++] = (struct eng_message){"user", base_strdup(line), strlen(line)};
-        if (eng_prompt_chat(eng, messages, n, &prompt, &err) != BASE_OK || job_start(eng, c, prompt, &job, &err) != BASE_OK) {
+        if (eng_prompt_chat(eng, messages, n, &prompt, &err) != BASE_OK ||
+            job_start(eng, c, prompt, &job, &err) != BASE_OK) {
             status = fail(&err);
         } else {
             job_wait(&job);
@@ -420,7 +459,9 @@ static int run_chat(const struct cli *c)
         options.max_sequences = 1;
     if (eng_open_tuned(&eng, &options, &c->tuning, &err) != BASE_OK)
         return fail(&err);
-    status = c->batch ? chat_batch(eng, c) : c->prompt != NULL ? chat_once(eng, c, c->prompt) : chat_lines(eng, c);
+    status = c->batch            ? chat_batch(eng, c)
+             : c->prompt != NULL ? chat_once(eng, c, c->prompt)
+                                 : chat_lines(eng, c);
     eng_close(eng);
     return status;
 }
@@ -448,7 +489,8 @@ static void bare_close(struct bare *b)
     free(b->logits);
 }
 
-static enum base_code bare_open(struct bare *b, const struct cli *c, uint32_t context, uint32_t max_logits, struct base_err *err)
+static enum base_code bare_open(struct bare *b, const struct cli *c, uint32_t context, uint32_t max_logits,
+                                struct base_err *err)
 {
     struct eng_graph_options go = {.ops = eng_ops_cpu(c->tuning.kernels), .max_logits = max_logits};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -457,13 +499,15 @@ static enum base_code bare_open(struct bare *b, const struct cli *c, uint32_t co
 
     *b = (struct bare){0};
     if (go.ops == NULL)
-        return base_fail(err, BASE_UNSUPPORTED, 0, "this machine has no kernels called \"%s\"", c->tuning.kernels);
+        return base_fail(err, BASE_UNSUPPORTED, 0, "this machine has no kernels called \"%s\"",
+                         c->tuning.kernels);
     if ((rc = open_model(&b->model, c->file, err)) != BASE_OK)
         return rc;
-    go.device = (struct eng_device_options){.n_threads = c->options.n_threads != 0 ? c->options.n_threads : (unsigned)cores,
-                                           .max_tokens = ENG_STEP_TOKENS_MAX,
-                                           .max_context = context,
-                                           .max_sequences = 1};
+    go.device = (struct eng_device_options){.n_threads = c->options.n_threads != 0 ? c->options.n_threads
+                                                                                   : (unsigned)cores,
+                                            .max_tokens = ENG_STEP_TOKENS_MAX,
+                                            .max_context = context,
+                                            .max_sequences = 1};
     if ((rc = eng_graph_new(&b->graph, b->model, &go, err)) != BASE_OK)
         return rc;
     shape = eng_graph_kv_shape(b->model);
@@ -483,11 +527,16 @@ static enum base_code bare_open(struct bare *b, const struct cli *c, uint32_t co
 }
 
 /* Runs ids [n] from position `first`; rows names the rows (of these n) whose logits are wanted. */
-static enum base_code bare_step(struct bare *b, const int32_t *ids, uint32_t first, uint32_t n, const uint32_t *rows,
-                                uint32_t n_rows, struct base_err *err)
+static enum base_code bare_step(struct bare *b, const int32_t *ids, uint32_t first, uint32_t n,
+                                const uint32_t *rows, uint32_t n_rows, struct base_err *err)
 {
-    struct eng_step step = {.n_tokens = n, .ids = ids, .positions = b->positions + first, .sequences = b->sequences,
-                            .n_sequences = 1, .pages_per_sequence = b->pages_n, .page_table = b->pages};
+    struct eng_step step = {.n_tokens = n,
+                            .ids = ids,
+                            .positions = b->positions + first,
+                            .sequences = b->sequences,
+                            .n_sequences = 1,
+                            .pages_per_sequence = b->pages_n,
+                            .page_table = b->pages};
 
     eng_kvcache_extend(b->kv, &b->seq, first + n);
     return eng_graph_step(b->graph, eng_kvcache_store(b->kv), &step, rows, n_rows, b->logits, err);
@@ -503,7 +552,8 @@ static uint32_t parse_ids(const char *text, uint32_t n_vocab, int32_t **ret_ids)
         uint64_t v;
 
         if (base_parse_u64(p, len, n_vocab - 1, &v) != BASE_OK) {
-            fprintf(stderr, "--ids: \"%.*s\" is no token id below %u\n", (int)(len < 40 ? len : 40), p, n_vocab);
+            fprintf(stderr, "--ids: \"%.*s\" is no token id below %u\n", (int)(len < 40 ? len : 40), p,
+                    n_vocab);
             free(ids);
             return 0;
         }
@@ -581,7 +631,8 @@ struct rates {
     double pp, tg, pp_cpu, tg_cpu; /* tokens per second of time and of processor time */
 };
 
-static enum base_code bench_once(struct bare *b, const struct cli *c, const int32_t *ids, struct rates *ret, struct base_err *err)
+static enum base_code bench_once(struct bare *b, const struct cli *c, const int32_t *ids, struct rates *ret,
+                                 struct base_err *err)
 {
     const uint32_t first_row[1] = {0};
     uint64_t t0 = base_mono_us(), t1;
@@ -630,8 +681,8 @@ static int run_bench(const struct cli *c)
 
         rc = bench_once(&b, c, ids, &r, &err);
         if (rc == BASE_OK)
-            printf("pp%u %.1f t/s  tg%u %.1f t/s  (per second of processor time: %.1f and %.1f)\n", c->pp, r.pp, c->tg, r.tg,
-                   r.pp_cpu, r.tg_cpu);
+            printf("pp%u %.1f t/s  tg%u %.1f t/s  (per second of processor time: %.1f and %.1f)\n", c->pp,
+                   r.pp, c->tg, r.tg, r.pp_cpu, r.tg_cpu);
         eng_kvcache_release(b.kv, &b.seq);
         eng_kvcache_reserve(b.kv, &b.seq, c->pp + c->tg, 0);
     }
@@ -644,7 +695,9 @@ int eng_cli_main(int argc, char **argv)
     static const struct {
         const char *name, *help;
         int (*run)(const struct cli *c);
-    } commands[] = {{"info", help_info, run_info}, {"chat", help_chat, run_chat}, {"logits", help_logits, run_logits},
+    } commands[] = {{"info", help_info, run_info},
+                    {"chat", help_chat, run_chat},
+                    {"logits", help_logits, run_logits},
                     {"bench", help_bench, run_bench}};
     struct cli c = {.sampling = ENG_SAMPLING_DEFAULT, .pp = 512, .tg = 64, .repeat = 3};
     size_t k = 0;

@@ -45,9 +45,9 @@ struct cursor {
 };
 
 static const uint8_t value_bytes[] = {
-    [ENG_GGUF_U8] = 1,   [ENG_GGUF_I8] = 1,     [ENG_GGUF_U16] = 2,   [ENG_GGUF_I16] = 2, [ENG_GGUF_U32] = 4,
-    [ENG_GGUF_I32] = 4,  [ENG_GGUF_F32] = 4,    [ENG_GGUF_BOOL] = 1,  [ENG_GGUF_U64] = 8, [ENG_GGUF_I64] = 8,
-    [ENG_GGUF_F64] = 8,  [ENG_GGUF_STRING] = 0, [ENG_GGUF_ARRAY] = 0,
+    [ENG_GGUF_U8] = 1,  [ENG_GGUF_I8] = 1,     [ENG_GGUF_U16] = 2,   [ENG_GGUF_I16] = 2, [ENG_GGUF_U32] = 4,
+    [ENG_GGUF_I32] = 4, [ENG_GGUF_F32] = 4,    [ENG_GGUF_BOOL] = 1,  [ENG_GGUF_U64] = 8, [ENG_GGUF_I64] = 8,
+    [ENG_GGUF_F64] = 8, [ENG_GGUF_STRING] = 0, [ENG_GGUF_ARRAY] = 0,
 };
 
 static const uint8_t *take(struct cursor *cur, uint64_t n)
@@ -202,9 +202,11 @@ static enum base_code parse_kv(struct eng_gguf *gguf, struct cursor *cur, struct
         return base_fail(err, rc, 0, "metadata key number %zu is cut off or longer than %u bytes", gguf->n_kv,
                          ENG_GGUF_KEY_BYTES_MAX);
     if (!take_u32(cur, &type))
-        return base_fail(err, BASE_INVALID, 0, "metadata %s: the file ends before its type", shown(kv->key, name));
+        return base_fail(err, BASE_INVALID, 0, "metadata %s: the file ends before its type",
+                         shown(kv->key, name));
     if (kv->key.n == 0 || type > ENG_GGUF_F64)
-        return base_fail(err, BASE_INVALID, 0, "metadata \"%s\": value type %u is unknown", shown(kv->key, name), type);
+        return base_fail(err, BASE_INVALID, 0, "metadata \"%s\": value type %u is unknown",
+                         shown(kv->key, name), type);
     kv->type = (enum eng_gguf_type)type;
     kv->n = 1;
     kv->value = cur->p;
@@ -224,7 +226,8 @@ static enum base_code parse_kv(struct eng_gguf *gguf, struct cursor *cur, struct
 }
 
 /* Dimensions and byte size; every product is checked. */
-static enum base_code check_tensor_shape(struct eng_gguf_tensor *t, uint32_t type, const char *name, struct base_err *err)
+static enum base_code check_tensor_shape(struct eng_gguf_tensor *t, uint32_t type, const char *name,
+                                         struct base_err *err)
 {
     const struct eng_type_info *info = eng_type_info(type);
     uint64_t n_values = 1;
@@ -239,14 +242,15 @@ static enum base_code check_tensor_shape(struct eng_gguf_tensor *t, uint32_t typ
             return base_fail(err, BASE_INVALID, 0, "tensor %s: dimension %u is zero or too large", name, i);
     }
     if (t->dims[0] % info->block_values != 0)
-        return base_fail(err, BASE_INVALID, 0, "tensor %s: rows of %llu values are no whole %s blocks of %u", name,
-                         (unsigned long long)t->dims[0], info->name, info->block_values);
+        return base_fail(err, BASE_INVALID, 0, "tensor %s: rows of %llu values are no whole %s blocks of %u",
+                         name, (unsigned long long)t->dims[0], info->name, info->block_values);
     t->n_bytes = n_values / info->block_values * info->block_bytes; /* at most 2^40 * 4 */
     return BASE_OK;
 }
 
 /* Leaves the offset inside the data section in *ret_offset. */
-static enum base_code parse_tensor(struct eng_gguf *gguf, struct cursor *cur, uint64_t *ret_offset, struct base_err *err)
+static enum base_code parse_tensor(struct eng_gguf *gguf, struct cursor *cur, uint64_t *ret_offset,
+                                   struct base_err *err)
 {
     struct eng_gguf_tensor *t = &gguf->tensors[gguf->n_tensors];
     char name[72];
@@ -256,14 +260,14 @@ static enum base_code parse_tensor(struct eng_gguf *gguf, struct cursor *cur, ui
     rc = take_str(cur, ENG_GGUF_NAME_MAX, &t->name);
     if (rc != BASE_OK || t->name.n == 0)
         return base_fail(err, rc != BASE_OK ? rc : BASE_INVALID, 0,
-                         "tensor number %zu: its name is cut off, empty or longer than %u bytes", gguf->n_tensors,
-                         ENG_GGUF_NAME_MAX);
+                         "tensor number %zu: its name is cut off, empty or longer than %u bytes",
+                         gguf->n_tensors, ENG_GGUF_NAME_MAX);
     shown(t->name, name);
     if (!take_u32(cur, &t->n_dims))
         return base_fail(err, BASE_INVALID, 0, "tensor %s: the file ends in its entry", name);
     if (t->n_dims == 0 || t->n_dims > ENG_GGUF_DIMS_MAX)
-        return base_fail(err, BASE_INVALID, 0, "tensor %s: %u dimensions (1 to %u are allowed)", name, t->n_dims,
-                         ENG_GGUF_DIMS_MAX);
+        return base_fail(err, BASE_INVALID, 0, "tensor %s: %u dimensions (1 to %u are allowed)", name,
+                         t->n_dims, ENG_GGUF_DIMS_MAX);
     for (uint32_t i = 0; i < ENG_GGUF_DIMS_MAX; i++) {
         t->dims[i] = 1;
         if (i < t->n_dims && !take_u64(cur, &t->dims[i]))
@@ -315,13 +319,14 @@ static enum base_code place_tensors(struct eng_gguf *gguf, struct cursor data, c
         char name[72];
 
         if (offsets[i] % gguf->alignment != 0)
-            return base_fail(err, BASE_INVALID, 0, "tensor %s: offset %llu is not a multiple of the alignment %llu",
-                             shown(t->name, name), (unsigned long long)offsets[i],
-                             (unsigned long long)gguf->alignment);
+            return base_fail(
+                err, BASE_INVALID, 0, "tensor %s: offset %llu is not a multiple of the alignment %llu",
+                shown(t->name, name), (unsigned long long)offsets[i], (unsigned long long)gguf->alignment);
         if (offsets[i] > data.left || t->n_bytes > data.left - offsets[i])
-            return base_fail(err, BASE_INVALID, 0, "tensor %s: %llu bytes at %llu pass the end of the file (%llu bytes of data)",
-                             shown(t->name, name), (unsigned long long)t->n_bytes, (unsigned long long)offsets[i],
-                             (unsigned long long)data.left);
+            return base_fail(err, BASE_INVALID, 0,
+                             "tensor %s: %llu bytes at %llu pass the end of the file (%llu bytes of data)",
+                             shown(t->name, name), (unsigned long long)t->n_bytes,
+                             (unsigned long long)offsets[i], (unsigned long long)data.left);
         t->data = data.p + offsets[i];
     }
     return check_overlap(gguf, err);
@@ -329,7 +334,8 @@ static enum base_code place_tensors(struct eng_gguf *gguf, struct cursor data, c
 
 static enum base_code parse_alignment(struct eng_gguf *gguf, struct base_err *err)
 {
-    enum base_code rc = eng_gguf_get_u64(gguf, "general.alignment", ENG_GGUF_ALIGN_MAX, &gguf->alignment, err);
+    enum base_code rc =
+        eng_gguf_get_u64(gguf, "general.alignment", ENG_GGUF_ALIGN_MAX, &gguf->alignment, err);
 
     if (rc == BASE_NOT_FOUND) {
         gguf->alignment = 32;
@@ -338,13 +344,14 @@ static enum base_code parse_alignment(struct eng_gguf *gguf, struct base_err *er
     if (rc != BASE_OK)
         return rc;
     if (gguf->alignment < 8 || (gguf->alignment & (gguf->alignment - 1)) != 0)
-        return base_fail(err, BASE_INVALID, 0, "metadata general.alignment: %llu is no power of two of at least 8",
+        return base_fail(err, BASE_INVALID, 0,
+                         "metadata general.alignment: %llu is no power of two of at least 8",
                          (unsigned long long)gguf->alignment);
     return BASE_OK;
 }
 
-static enum base_code parse_counts(struct eng_gguf *gguf, struct cursor *cur, uint64_t *ret_tensors, uint64_t *ret_kvs,
-                                   struct base_err *err)
+static enum base_code parse_counts(struct eng_gguf *gguf, struct cursor *cur, uint64_t *ret_tensors,
+                                   uint64_t *ret_kvs, struct base_err *err)
 {
     const uint8_t *magic = take(cur, 4);
 
@@ -363,7 +370,8 @@ static enum base_code parse_counts(struct eng_gguf *gguf, struct cursor *cur, ui
                          (unsigned long long)*ret_tensors, (unsigned long long)*ret_kvs, ENG_GGUF_TENSORS_MAX,
                          ENG_GGUF_KEYS_MAX);
     if (*ret_kvs > cur->left / 13 || *ret_tensors > cur->left / 25)
-        return base_fail(err, BASE_INVALID, 0, "the file is too short for its %llu metadata keys and %llu tensors",
+        return base_fail(err, BASE_INVALID, 0,
+                         "the file is too short for its %llu metadata keys and %llu tensors",
                          (unsigned long long)*ret_kvs, (unsigned long long)*ret_tensors);
     return BASE_OK;
 }
@@ -380,8 +388,8 @@ static enum base_code parse_all(struct eng_gguf *gguf, struct base_err *err)
     gguf->kvs = base_try_zarray(n_kvs + 1, sizeof(*gguf->kvs));
     gguf->tensors = base_try_zarray(n_tensors + 1, sizeof(*gguf->tensors));
     offsets = base_try_zarray(n_tensors + 1, sizeof(*offsets));
-    if (gguf->kvs == NULL || gguf->tensors == NULL || offsets == NULL || !index_init(&gguf->kv_index, n_kvs) ||
-        !index_init(&gguf->tensor_index, n_tensors))
+    if (gguf->kvs == NULL || gguf->tensors == NULL || offsets == NULL ||
+        !index_init(&gguf->kv_index, n_kvs) || !index_init(&gguf->tensor_index, n_tensors))
         return base_fail(err, BASE_NO_MEMORY, 0, "no memory for the file's directory");
     for (uint64_t i = 0; i < n_kvs && rc == BASE_OK; i++)
         rc = parse_kv(gguf, &cur, err);
@@ -424,7 +432,8 @@ enum base_code eng_gguf_open(struct eng_gguf **ret_gguf, const char *path, struc
         return base_fail(err, errno == ENOENT ? BASE_NOT_FOUND : BASE_IO, errno, "%s cannot be opened", path);
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_size < 24) {
         close(fd);
-        return base_fail(err, BASE_INVALID, 0, "%s: not a GGUF file (no regular file, or shorter than a header)", path);
+        return base_fail(err, BASE_INVALID, 0,
+                         "%s: not a GGUF file (no regular file, or shorter than a header)", path);
     }
     mapping = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     close(fd);
@@ -479,15 +488,16 @@ const struct eng_gguf_tensor *eng_gguf_tensor_at(const struct eng_gguf *gguf, si
 
 const struct eng_gguf_kv *eng_gguf_find(const struct eng_gguf *gguf, const char *key)
 {
-    uint32_t slot = *index_slot(&gguf->kv_index, gguf->kvs, sizeof(*gguf->kvs), (struct eng_str){key, strlen(key)});
+    uint32_t slot =
+        *index_slot(&gguf->kv_index, gguf->kvs, sizeof(*gguf->kvs), (struct eng_str){key, strlen(key)});
 
     return slot != NO_SLOT ? &gguf->kvs[slot] : NULL;
 }
 
 const struct eng_gguf_tensor *eng_gguf_tensor(const struct eng_gguf *gguf, const char *name)
 {
-    uint32_t slot =
-        *index_slot(&gguf->tensor_index, gguf->tensors, sizeof(*gguf->tensors), (struct eng_str){name, strlen(name)});
+    uint32_t slot = *index_slot(&gguf->tensor_index, gguf->tensors, sizeof(*gguf->tensors),
+                                (struct eng_str){name, strlen(name)});
 
     return slot != NO_SLOT ? &gguf->tensors[slot] : NULL;
 }

@@ -19,7 +19,7 @@
 #define ENG_GGUF_KEYS_MAX      65536u
 #define ENG_GGUF_KEY_BYTES_MAX 256u
 #define ENG_GGUF_TENSORS_MAX   65536u
-#define ENG_GGUF_NAME_MAX      128u      /* bytes of a tensor name */
+#define ENG_GGUF_NAME_MAX      128u       /* bytes of a tensor name */
 #define ENG_GGUF_STRING_MAX    (1u << 20) /* bytes of one string value */
 #define ENG_GGUF_ARRAY_MAX     (1u << 24) /* elements of one array */
 #define ENG_GGUF_DIMS_MAX      4u
@@ -55,14 +55,15 @@ struct eng_gguf_tensor {
     enum eng_type type;
     uint32_t n_dims;
     uint64_t dims[ENG_GGUF_DIMS_MAX]; /* dims[0] is the row length; unused ones are 1 */
-    const uint8_t *data;              /* aligned as the file says when the bytes given to parse are aligned so */
+    const uint8_t *data; /* aligned as the file says when the bytes given to parse are aligned so */
     uint64_t n_bytes;
 };
 
 struct eng_gguf;
 
 /* `bytes` are borrowed for the object's life. BASE_INVALID, BASE_TOO_LARGE (a limit above) or BASE_UNSUPPORTED (version, tensor type). */
-enum base_code eng_gguf_parse(struct eng_gguf **ret_gguf, const void *bytes, size_t len, struct base_err *err);
+enum base_code eng_gguf_parse(struct eng_gguf **ret_gguf, const void *bytes, size_t len,
+                              struct base_err *err);
 enum base_code eng_gguf_open(struct eng_gguf **ret_gguf, const char *path, struct base_err *err);
 void eng_gguf_free(struct eng_gguf *gguf); /* NULL is allowed */
 
@@ -78,10 +79,12 @@ const struct eng_gguf_tensor *eng_gguf_tensor(const struct eng_gguf *gguf, const
 
 /* Typed reads. BASE_NOT_FOUND when the key is absent (`err` untouched), BASE_INVALID when it has another type or range.
  * An unsigned read takes any integer type whose value is not negative; a float read takes F32 and F64. */
-enum base_code eng_gguf_get_u64(const struct eng_gguf *gguf, const char *key, uint64_t max, uint64_t *ret_value,
+enum base_code eng_gguf_get_u64(const struct eng_gguf *gguf, const char *key, uint64_t max,
+                                uint64_t *ret_value, struct base_err *err);
+enum base_code eng_gguf_get_f64(const struct eng_gguf *gguf, const char *key, double *ret_value,
                                 struct base_err *err);
-enum base_code eng_gguf_get_f64(const struct eng_gguf *gguf, const char *key, double *ret_value, struct base_err *err);
-enum base_code eng_gguf_get_bool(const struct eng_gguf *gguf, const char *key, bool *ret_value, struct base_err *err);
+enum base_code eng_gguf_get_bool(const struct eng_gguf *gguf, const char *key, bool *ret_value,
+                                 struct base_err *err);
 enum base_code eng_gguf_get_str(const struct eng_gguf *gguf, const char *key, struct eng_str *ret_value,
                                 struct base_err *err);
 
@@ -91,7 +94,7 @@ enum base_code eng_gguf_get_strings(const struct eng_gguf *gguf, const char *key
 /* An array of F32 or I32 (also U32 whose values fit) copied to aligned memory, to free(). It must have exactly n elements. */
 enum base_code eng_gguf_get_f32s(const struct eng_gguf *gguf, const char *key, uint64_t n, float **ret_values,
                                  struct base_err *err);
-enum base_code eng_gguf_get_i32s(const struct eng_gguf *gguf, const char *key, uint64_t n, int32_t **ret_values,
-                                 struct base_err *err);
+enum base_code eng_gguf_get_i32s(const struct eng_gguf *gguf, const char *key, uint64_t n,
+                                 int32_t **ret_values, struct base_err *err);
 
 #endif

@@ -9,8 +9,9 @@
 /* An integer of any width, sign-extended; false for other types. */
 static bool load_integer(enum eng_gguf_type type, const uint8_t *p, int64_t *ret_value)
 {
-    static const uint8_t bytes[] = {[ENG_GGUF_U8] = 1,  [ENG_GGUF_I8] = 1,  [ENG_GGUF_U16] = 2, [ENG_GGUF_I16] = 2,
-                                    [ENG_GGUF_U32] = 4, [ENG_GGUF_I32] = 4, [ENG_GGUF_U64] = 8, [ENG_GGUF_I64] = 8};
+    static const uint8_t bytes[] = {
+        [ENG_GGUF_U8] = 1,  [ENG_GGUF_I8] = 1,  [ENG_GGUF_U16] = 2, [ENG_GGUF_I16] = 2,
+        [ENG_GGUF_U32] = 4, [ENG_GGUF_I32] = 4, [ENG_GGUF_U64] = 8, [ENG_GGUF_I64] = 8};
     union {
         uint8_t u8;
         int8_t i8;
@@ -38,8 +39,8 @@ static bool load_integer(enum eng_gguf_type type, const uint8_t *p, int64_t *ret
     }
 }
 
-enum base_code eng_gguf_get_u64(const struct eng_gguf *gguf, const char *key, uint64_t max, uint64_t *ret_value,
-                                struct base_err *err)
+enum base_code eng_gguf_get_u64(const struct eng_gguf *gguf, const char *key, uint64_t max,
+                                uint64_t *ret_value, struct base_err *err)
 {
     const struct eng_gguf_kv *kv = eng_gguf_find(gguf, key);
     int64_t v;
@@ -49,13 +50,14 @@ enum base_code eng_gguf_get_u64(const struct eng_gguf *gguf, const char *key, ui
     if (!load_integer(kv->type, kv->value, &v))
         return base_fail(err, BASE_INVALID, 0, "metadata %s is no integer", key);
     if (v < 0 || (uint64_t)v > max)
-        return base_fail(err, BASE_INVALID, 0, "metadata %s: %lld is out of range (0 to %llu)", key, (long long)v,
-                         (unsigned long long)max);
+        return base_fail(err, BASE_INVALID, 0, "metadata %s: %lld is out of range (0 to %llu)", key,
+                         (long long)v, (unsigned long long)max);
     *ret_value = (uint64_t)v;
     return BASE_OK;
 }
 
-enum base_code eng_gguf_get_f64(const struct eng_gguf *gguf, const char *key, double *ret_value, struct base_err *err)
+enum base_code eng_gguf_get_f64(const struct eng_gguf *gguf, const char *key, double *ret_value,
+                                struct base_err *err)
 {
     const struct eng_gguf_kv *kv = eng_gguf_find(gguf, key);
     float f;
@@ -76,7 +78,8 @@ enum base_code eng_gguf_get_f64(const struct eng_gguf *gguf, const char *key, do
     return BASE_OK;
 }
 
-enum base_code eng_gguf_get_bool(const struct eng_gguf *gguf, const char *key, bool *ret_value, struct base_err *err)
+enum base_code eng_gguf_get_bool(const struct eng_gguf *gguf, const char *key, bool *ret_value,
+                                 struct base_err *err)
 {
     const struct eng_gguf_kv *kv = eng_gguf_find(gguf, key);
 
@@ -133,15 +136,16 @@ enum base_code eng_gguf_get_strings(const struct eng_gguf *gguf, const char *key
     return BASE_OK;
 }
 
-static enum base_code find_array(const struct eng_gguf *gguf, const char *key, uint64_t n, const struct eng_gguf_kv **ret_kv,
-                                 struct base_err *err)
+static enum base_code find_array(const struct eng_gguf *gguf, const char *key, uint64_t n,
+                                 const struct eng_gguf_kv **ret_kv, struct base_err *err)
 {
     const struct eng_gguf_kv *kv = eng_gguf_find(gguf, key);
 
     if (kv == NULL)
         return BASE_NOT_FOUND;
     if (kv->type != ENG_GGUF_ARRAY || kv->n != n)
-        return base_fail(err, BASE_INVALID, 0, "metadata %s is no array of %llu elements", key, (unsigned long long)n);
+        return base_fail(err, BASE_INVALID, 0, "metadata %s is no array of %llu elements", key,
+                         (unsigned long long)n);
     *ret_kv = kv;
     return BASE_OK;
 }
@@ -165,8 +169,8 @@ enum base_code eng_gguf_get_f32s(const struct eng_gguf *gguf, const char *key, u
     return BASE_OK;
 }
 
-enum base_code eng_gguf_get_i32s(const struct eng_gguf *gguf, const char *key, uint64_t n, int32_t **ret_values,
-                                 struct base_err *err)
+enum base_code eng_gguf_get_i32s(const struct eng_gguf *gguf, const char *key, uint64_t n,
+                                 int32_t **ret_values, struct base_err *err)
 {
     const struct eng_gguf_kv *kv = NULL;
     int32_t *values;

@@ -52,7 +52,8 @@ struct eng_specials *eng_specials_new(const struct eng_vocab *vocab)
     sp->items = base_zalloc((n + 1) * sizeof(*sp->items));
     n = 0;
     for (uint32_t i = 0; vocab->types != NULL && i < vocab->n_tokens; i++) {
-        if ((vocab->types[i] == ENG_TOKEN_CONTROL || vocab->types[i] == ENG_TOKEN_USER_DEFINED) && vocab->tokens[i].n > 0)
+        if ((vocab->types[i] == ENG_TOKEN_CONTROL || vocab->types[i] == ENG_TOKEN_USER_DEFINED) &&
+            vocab->tokens[i].n > 0)
             sp->items[n++] = (struct special){vocab->tokens[i], (int32_t)i};
     }
     qsort(sp->items, n, sizeof(*sp->items), by_first_byte);
@@ -99,7 +100,8 @@ struct builder {
 
 static enum base_code too_long(const struct eng *eng, struct base_err *err)
 {
-    return base_fail(err, BASE_TOO_LARGE, 0, "the prompt passes the context of %u tokens", eng->options.context_tokens);
+    return base_fail(err, BASE_TOO_LARGE, 0, "the prompt passes the context of %u tokens",
+                     eng->options.context_tokens);
 }
 
 static enum base_code flush_run(struct builder *b)
@@ -108,7 +110,8 @@ static enum base_code flush_run(struct builder *b)
 
     if (b->run_len == 0)
         return BASE_OK;
-    rc = eng_tokenize(b->eng->tok, b->run, b->run_len, false, false, b->eng->options.context_tokens, &b->ids, &b->n, b->err);
+    rc = eng_tokenize(b->eng->tok, b->run, b->run_len, false, false, b->eng->options.context_tokens, &b->ids,
+                      &b->n, b->err);
     b->run_len = 0;
     return rc == BASE_TOO_LARGE ? too_long(b->eng, b->err) : rc;
 }
@@ -142,8 +145,8 @@ static enum base_code put_template(struct builder *b, const char *s, size_t n)
     return BASE_OK;
 }
 
-static enum base_code put_spans(struct builder *b, const struct base_buf *text, const struct eng_template_span *spans,
-                                size_t n_spans)
+static enum base_code put_spans(struct builder *b, const struct base_buf *text,
+                                const struct eng_template_span *spans, size_t n_spans)
 {
     for (size_t i = 0; i < n_spans; i++) {
         const char *s = text->data + spans[i].start;
@@ -200,15 +203,17 @@ static const char *token_text(const struct eng *eng, int32_t id, char out[ENG_TO
     return out;
 }
 
-static enum base_code render_plain(const struct eng_message *messages, size_t n_messages, struct base_buf *out,
-                                   struct eng_template_span **ret_spans, size_t *ret_n, struct base_err *err)
+static enum base_code render_plain(const struct eng_message *messages, size_t n_messages,
+                                   struct base_buf *out, struct eng_template_span **ret_spans, size_t *ret_n,
+                                   struct base_err *err)
 {
     struct eng_template_span *spans = base_zalloc(sizeof(*spans));
 
     for (size_t i = 0; i < n_messages; i++) {
         const char *role = messages[i].role;
 
-        base_buf_printf(out, "%c%s: ", role[0] >= 'a' && role[0] <= 'z' ? role[0] - 32 : role[0], role[0] != '\0' ? role + 1 : "");
+        base_buf_printf(out, "%c%s: ", role[0] >= 'a' && role[0] <= 'z' ? role[0] - 32 : role[0],
+                        role[0] != '\0' ? role + 1 : "");
         base_buf_append(out, messages[i].content, messages[i].content_len);
         base_buf_append_str(out, "\n\n");
     }
@@ -223,8 +228,9 @@ static enum base_code render_plain(const struct eng_message *messages, size_t n_
     return BASE_OK;
 }
 
-static enum base_code render(const struct eng *eng, const struct eng_message *messages, size_t n_messages, struct base_buf *out,
-                             struct eng_template_span **ret_spans, size_t *ret_n, struct base_err *err)
+static enum base_code render(const struct eng *eng, const struct eng_message *messages, size_t n_messages,
+                             struct base_buf *out, struct eng_template_span **ret_spans, size_t *ret_n,
+                             struct base_err *err)
 {
     const struct eng_vocab *v = &eng->model->vocab;
     char bos[ENG_TOKEN_BYTES_MAX + 1], eos[ENG_TOKEN_BYTES_MAX + 1];
@@ -240,10 +246,12 @@ static enum base_code render(const struct eng *eng, const struct eng_message *me
     return eng_template_render(eng->tmpl, &args, out, ret_spans, ret_n, err);
 }
 
-static enum base_code check_messages(const struct eng_message *messages, size_t n_messages, struct base_err *err)
+static enum base_code check_messages(const struct eng_message *messages, size_t n_messages,
+                                     struct base_err *err)
 {
     if (n_messages == 0 || n_messages > ENG_MESSAGES_MAX)
-        return base_fail(err, BASE_INVALID, 0, "%zu messages (1 to %u are allowed)", n_messages, ENG_MESSAGES_MAX);
+        return base_fail(err, BASE_INVALID, 0, "%zu messages (1 to %u are allowed)", n_messages,
+                         ENG_MESSAGES_MAX);
     for (size_t i = 0; i < n_messages; i++) {
         const char *role = messages[i].role;
 
@@ -295,7 +303,8 @@ enum base_code eng_prompt_text(struct eng *eng, const char *text, size_t len, st
                                struct base_err *err)
 {
     struct builder b = {.eng = eng, .err = err};
-    enum base_code rc = eng_tokenize(eng->tok, text, len, true, false, eng->options.context_tokens, &b.ids, &b.n, err);
+    enum base_code rc =
+        eng_tokenize(eng->tok, text, len, true, false, eng->options.context_tokens, &b.ids, &b.n, err);
 
     if (rc == BASE_TOO_LARGE)
         rc = too_long(eng, err);

@@ -17,8 +17,8 @@ struct eng_sampler {
     struct eng_sampling params;
     uint32_t n_tokens;
     uint64_t n_draws;
-    uint8_t *seen;    /* [n_tokens]: in the prompt or the answer; NULL when no penalty needs it */
-    uint32_t *counts; /* [n_tokens]: times in the answer; likewise */
+    uint8_t *seen;                /* [n_tokens]: in the prompt or the answer; NULL when no penalty needs it */
+    uint32_t *counts;             /* [n_tokens]: times in the answer; likewise */
     struct candidate *candidates; /* [n_tokens] */
 };
 
@@ -47,8 +47,8 @@ static bool has_penalty(const struct eng_sampling *s)
     return s->repetition_penalty != 1 || s->presence_penalty != 0 || s->frequency_penalty != 0;
 }
 
-struct eng_sampler *eng_sampler_new(const struct eng_sampling *sampling, uint32_t n_tokens, const int32_t *prompt,
-                                    uint32_t n_prompt)
+struct eng_sampler *eng_sampler_new(const struct eng_sampling *sampling, uint32_t n_tokens,
+                                    const int32_t *prompt, uint32_t n_prompt)
 {
     struct eng_sampler *s = base_zalloc(sizeof(*s));
 
@@ -139,8 +139,8 @@ static uint32_t collect(struct eng_sampler *s, const float *logits, float floor,
 
     for (uint32_t i = 0; i < s->n_tokens; i++) {
         if (logits[i] >= floor && logits[i] > -INFINITY)
-            s->candidates[n++] =
-                (struct candidate){logits[i], (int32_t)i, exp(((double)logits[i] - max) / s->params.temperature)};
+            s->candidates[n++] = (struct candidate){logits[i], (int32_t)i,
+                                                    exp(((double)logits[i] - max) / s->params.temperature)};
     }
     return n;
 }
@@ -158,7 +158,8 @@ static uint32_t collect_sorted(struct eng_sampler *s, const float *logits, float
 
         for (uint32_t i = 0; i < n; i++)
             mass += s->candidates[i].p;
-        if (all || n == s->n_tokens || (p->top_k != 0 && n >= p->top_k) || (p->top_k == 0 && mass > p->top_p * total)) {
+        if (all || n == s->n_tokens || (p->top_k != 0 && n >= p->top_k) ||
+            (p->top_k == 0 && mass > p->top_p * total)) {
             qsort(s->candidates, n, sizeof(*s->candidates), by_logit);
             return n;
         }

@@ -18,8 +18,8 @@ struct eng_sampler;
 enum base_code eng_sampling_check(const struct eng_sampling *sampling, struct base_err *err);
 
 /* n_tokens: ids at or above it are never chosen. prompt: what the repetition penalty knows at first. NULL: no memory. */
-struct eng_sampler *eng_sampler_new(const struct eng_sampling *sampling, uint32_t n_tokens, const int32_t *prompt,
-                                    uint32_t n_prompt);
+struct eng_sampler *eng_sampler_new(const struct eng_sampling *sampling, uint32_t n_tokens,
+                                    const int32_t *prompt, uint32_t n_prompt);
 void eng_sampler_free(struct eng_sampler *sampler); /* NULL is allowed */
 
 /* Chooses a token and remembers it; `logits` is scratch afterwards. -1 when no logit is a number. */

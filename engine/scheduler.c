@@ -33,9 +33,9 @@ struct eng_request {
     struct eng_request *next; /* waiting list */
     int32_t *ids;             /* prompt, then answer: room for n_prompt + max_tokens */
     uint32_t n_prompt, n_ids, max_tokens;
-    uint32_t n_done;          /* tokens whose keys and values are in the cache */
-    uint32_t step_tokens;     /* tokens of the step in progress; 0: none */
-    uint32_t logit_row;       /* of the step in progress; UINT32_MAX: none */
+    uint32_t n_done;      /* tokens whose keys and values are in the cache */
+    uint32_t step_tokens; /* tokens of the step in progress; 0: none */
+    uint32_t logit_row;   /* of the step in progress; UINT32_MAX: none */
     struct eng_sampler *sampler;
     struct eng_textout text;
     struct eng_kv_seq seq;
@@ -43,8 +43,8 @@ struct eng_request {
     eng_event_fn *on_event;
     void *user;
     struct eng_usage usage;
-    uint64_t phase_us;        /* when the present phase began */
-    bool started;             /* START was sent */
+    uint64_t phase_us; /* when the present phase began */
+    bool started;      /* START was sent */
 };
 
 struct eng_sched {
@@ -59,15 +59,15 @@ struct eng_sched {
     uint64_t oldest_us; /* when the first waiting request came; under mutex */
 
     /* The engine's thread alone. */
-    struct eng_request **slots;  /* [max_sequences] */
+    struct eng_request **slots; /* [max_sequences] */
     uint32_t pages_per_sequence;
-    uint32_t *page_table;        /* [max_sequences, pages_per_sequence] */
-    int32_t *ids;                /* [step_tokens] and the next two */
+    uint32_t *page_table; /* [max_sequences, pages_per_sequence] */
+    int32_t *ids;         /* [step_tokens] and the next two */
     uint32_t *positions, *sequences;
-    uint32_t *logit_rows;        /* [max_sequences] */
-    float *logits;               /* [max_sequences, n_vocab] */
-    unsigned turn;               /* which slot is served first */
-    double us_per_token;         /* of reading prompts, smoothed; 0: not known yet */
+    uint32_t *logit_rows; /* [max_sequences] */
+    float *logits;        /* [max_sequences, n_vocab] */
+    unsigned turn;        /* which slot is served first */
+    double us_per_token;  /* of reading prompts, smoothed; 0: not known yet */
 
     _Atomic uint64_t steps_total, prompt_tokens_total, completion_tokens_total, busy_us_total, last_step_us;
     _Atomic uint32_t kv_reserved;
@@ -137,7 +137,8 @@ static void send_text(struct eng_request *r)
 /* The last event; drops the scheduler's reference. err NULL: FINISH. The caller has taken r out of its place. */
 static void finish(struct eng_request *r, enum eng_finish how, const struct base_err *err)
 {
-    struct eng_event event = {.kind = err != NULL ? ENG_EVENT_ERROR : ENG_EVENT_FINISH, .finish = how, .err = err};
+    struct eng_event event = {
+        .kind = err != NULL ? ENG_EVENT_ERROR : ENG_EVENT_FINISH, .finish = how, .err = err};
 
     if (r->started)
         r->usage.decode_us = phase_end(r);
@@ -383,8 +384,11 @@ static void after_step(struct eng_sched *s)
 
 static void run_step(struct eng_sched *s)
 {
-    struct eng_step step = {.ids = s->ids, .positions = s->positions, .sequences = s->sequences,
-                            .n_sequences = s->options.max_sequences, .pages_per_sequence = s->pages_per_sequence,
+    struct eng_step step = {.ids = s->ids,
+                            .positions = s->positions,
+                            .sequences = s->sequences,
+                            .n_sequences = s->options.max_sequences,
+                            .pages_per_sequence = s->pages_per_sequence,
                             .page_table = s->page_table};
     uint64_t begin = base_mono_us(), took;
     uint32_t n_rows;
@@ -393,9 +397,11 @@ static void run_step(struct eng_sched *s)
 
     build_step(s, &step);
     n_rows = prepare_step(s, &step);
-    rc = eng_graph_step(s->options.graph, eng_kvcache_store(s->options.kv), &step, s->logit_rows, n_rows, s->logits, &err);
+    rc = eng_graph_step(s->options.graph, eng_kvcache_store(s->options.kv), &step, s->logit_rows, n_rows,
+                        s->logits, &err);
     took = base_mono_us() - begin;
-    if (step.n_tokens >= 2 * PIECE_MIN) { /* small steps are bound by memory and say nothing about a token's cost */
+    if (step.n_tokens >=
+        2 * PIECE_MIN) { /* small steps are bound by memory and say nothing about a token's cost */
         double each = (double)took / step.n_tokens;
 
         s->us_per_token = s->us_per_token > 0 ? 0.7 * s->us_per_token + 0.3 * each : each;
@@ -459,7 +465,8 @@ static void *sched_main(void *arg)
     return NULL;
 }
 
-enum base_code eng_sched_start(struct eng_sched **ret_sched, const struct eng_sched_options *o, struct base_err *err)
+enum base_code eng_sched_start(struct eng_sched **ret_sched, const struct eng_sched_options *o,
+                               struct base_err *err)
 {
     struct eng_sched *s = base_zalloc(sizeof(*s));
     bool ok;
@@ -477,8 +484,8 @@ enum base_code eng_sched_start(struct eng_sched **ret_sched, const struct eng_sc
     s->sequences = base_try_zarray(o->step_tokens, sizeof(*s->sequences));
     s->logit_rows = base_try_zarray(o->max_sequences, sizeof(*s->logit_rows));
     s->logits = base_try_zarray((size_t)o->max_sequences * o->n_vocab, sizeof(*s->logits));
-    ok = s->page_table != NULL && s->ids != NULL && s->positions != NULL && s->sequences != NULL && s->logit_rows != NULL &&
-         s->logits != NULL;
+    ok = s->page_table != NULL && s->ids != NULL && s->positions != NULL && s->sequences != NULL &&
+         s->logit_rows != NULL && s->logits != NULL;
     if (!ok || pthread_create(&s->thread, NULL, sched_main, s) != 0) {
         sched_unref(s);
         return ok ? base_fail(err, BASE_UNAVAILABLE, 0, "the engine's thread cannot be started")
@@ -501,8 +508,9 @@ void eng_sched_stop(struct eng_sched *s)
 }
 
 /* Everything but the place in the queue. */
-static struct eng_request *make_request(struct eng_sched *s, const struct eng_submit *submit, const int32_t *ids,
-                                        uint32_t n_ids, uint32_t max_tokens, bool skip_space)
+static struct eng_request *make_request(struct eng_sched *s, const struct eng_submit *submit,
+                                        const int32_t *ids, uint32_t n_ids, uint32_t max_tokens,
+                                        bool skip_space)
 {
     struct eng_request *r = base_zalloc(sizeof(*r));
 
@@ -535,15 +543,17 @@ static uint32_t fit_tokens(const struct eng_sched *s, uint32_t n_ids, uint32_t m
     return max_tokens != 0 ? max_tokens : context - n_ids;
 }
 
-enum base_code eng_sched_submit(struct eng_sched *s, const struct eng_submit *submit, const int32_t *ids, uint32_t n_ids,
-                                bool skip_space, struct eng_request **ret_request, struct base_err *err)
+enum base_code eng_sched_submit(struct eng_sched *s, const struct eng_submit *submit, const int32_t *ids,
+                                uint32_t n_ids, bool skip_space, struct eng_request **ret_request,
+                                struct base_err *err)
 {
     uint32_t max_tokens = fit_tokens(s, n_ids, submit->max_tokens);
     struct eng_request *r;
     bool full;
 
     if (max_tokens == 0)
-        return base_fail(err, BASE_TOO_LARGE, 0, "prompt of %u tokens + max_tokens %u pass the context of %u tokens", n_ids,
+        return base_fail(err, BASE_TOO_LARGE, 0,
+                         "prompt of %u tokens + max_tokens %u pass the context of %u tokens", n_ids,
                          submit->max_tokens, s->options.context_tokens);
     r = make_request(s, submit, ids, n_ids, max_tokens, skip_space);
     if (r->sampler == NULL) {

@@ -17,22 +17,24 @@
 struct eng_sched;
 
 struct eng_sched_options {
-    struct eng_graph *graph;     /* borrowed until stop */
-    struct eng_kvcache *kv;      /* likewise */
+    struct eng_graph *graph; /* borrowed until stop */
+    struct eng_kvcache *kv;  /* likewise */
     const struct eng_tokenizer *tok;
-    uint32_t n_vocab;            /* of a row of logits */
-    uint32_t n_tokens;           /* ids that may be chosen */
+    uint32_t n_vocab;  /* of a row of logits */
+    uint32_t n_tokens; /* ids that may be chosen */
     uint32_t context_tokens, step_tokens;
     unsigned max_sequences, queue_max;
 };
 
-enum base_code eng_sched_start(struct eng_sched **ret_sched, const struct eng_sched_options *options, struct base_err *err);
+enum base_code eng_sched_start(struct eng_sched **ret_sched, const struct eng_sched_options *options,
+                               struct base_err *err);
 /* Cancels everything, joins the thread, gives up the caller's reference. Requests may outlive it. NULL is allowed. */
 void eng_sched_stop(struct eng_sched *sched);
 
 /* As eng_submit; the parameters are checked already except for room. */
-enum base_code eng_sched_submit(struct eng_sched *sched, const struct eng_submit *submit, const int32_t *ids, uint32_t n_ids,
-                                bool skip_space, struct eng_request **ret_request, struct base_err *err);
+enum base_code eng_sched_submit(struct eng_sched *sched, const struct eng_submit *submit, const int32_t *ids,
+                                uint32_t n_ids, bool skip_space, struct eng_request **ret_request,
+                                struct base_err *err);
 void eng_sched_stats(struct eng_sched *sched, struct eng_stats *ret_stats);
 
 #endif

@@ -12,7 +12,8 @@
 
 void eng_textout_init(struct eng_textout *to, const char *const *stop, unsigned n_stop, bool skip_space)
 {
-    *to = (struct eng_textout){.held = BASE_BUF_INIT(HELD_MAX), .out = BASE_BUF_INIT(4 * HELD_MAX), .skip_space = skip_space};
+    *to = (struct eng_textout){
+        .held = BASE_BUF_INIT(HELD_MAX), .out = BASE_BUF_INIT(4 * HELD_MAX), .skip_space = skip_space};
     for (unsigned i = 0; i < n_stop && i < ENG_STOP_MAX; i++)
         to->stop[to->n_stop++] = base_strdup(stop[i]);
 }

@@ -15,7 +15,7 @@ struct eng_textout {
     struct base_buf out;  /* what the last call emitted: text for one event; len may be 0 */
     char *stop[ENG_STOP_MAX];
     unsigned n_stop;
-    bool skip_space;      /* drop one blank at the very start */
+    bool skip_space; /* drop one blank at the very start */
 };
 
 void eng_textout_init(struct eng_textout *to, const char *const *stop, unsigned n_stop, bool skip_space);

@@ -72,8 +72,8 @@ int main(int argc, char **argv)
     if (argc > 2) {
         uint64_t bytes = token_bytes(argv[2]);
 
-        printf("%.1f MB of weights a token: at most %.1f tokens a second for one answer\n", (double)bytes / 1e6,
-               best * 1e9 / (double)bytes);
+        printf("%.1f MB of weights a token: at most %.1f tokens a second for one answer\n",
+               (double)bytes / 1e6, best * 1e9 / (double)bytes);
     }
     eng_pool_free(pool);
     free(data);

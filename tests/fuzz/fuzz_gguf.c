@@ -14,7 +14,9 @@ static void one_token(const struct eng_model *model)
 {
     const struct eng_ops *ops = eng_ops_cpu(NULL);
     struct eng_graph_options options = {
-        .ops = ops, .device = {.n_threads = 1, .max_tokens = 2, .max_context = 16, .max_sequences = 1}, .max_logits = 1};
+        .ops = ops,
+        .device = {.n_threads = 1, .max_tokens = 2, .max_context = 16, .max_sequences = 1},
+        .max_logits = 1};
     struct eng_kv_shape shape = eng_graph_kv_shape(model);
     const int32_t ids[2] = {0, (int32_t)model->config.n_vocab - 1};
     const uint32_t positions[2] = {0, 1}, sequences[2] = {0, 0}, rows[1] = {1};
@@ -55,7 +57,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (eng_model_load(&model, gguf, &err) != BASE_OK)
             eng_gguf_free(gguf);
         else {
-            if (model->n_params <= PARAMS_MAX && (uint64_t)model->config.n_kv_heads * model->config.head_dim < 65536)
+            if (model->n_params <= PARAMS_MAX &&
+                (uint64_t)model->config.n_kv_heads * model->config.head_dim < 65536)
                 one_token(model);
             eng_model_free(model);
         }

@@ -19,7 +19,10 @@ struct gw {
 
 __attribute__((unused)) static void gw_init(struct gw *w)
 {
-    *w = (struct gw){.kv = BASE_BUF_INIT(64 << 20), .infos = BASE_BUF_INIT(1 << 20), .data = BASE_BUF_INIT(256 << 20), .version = 3,
+    *w = (struct gw){.kv = BASE_BUF_INIT(64 << 20),
+                     .infos = BASE_BUF_INIT(1 << 20),
+                     .data = BASE_BUF_INIT(256 << 20),
+                     .version = 3,
                      .alignment = 32};
 }
 
@@ -78,8 +81,8 @@ __attribute__((unused)) static void gw_kv_bool(struct gw *w, const char *key, bo
     base_buf_append_char(&w->kv, v);
 }
 
-__attribute__((unused)) static void gw_kv_array(struct gw *w, const char *key, uint32_t elem_type, uint64_t n, const void *values,
-                                                size_t bytes)
+__attribute__((unused)) static void gw_kv_array(struct gw *w, const char *key, uint32_t elem_type, uint64_t n,
+                                                const void *values, size_t bytes)
 {
     gw_key(w, key, ENG_GGUF_ARRAY);
     gw_u32(&w->kv, elem_type);
@@ -88,8 +91,8 @@ __attribute__((unused)) static void gw_kv_array(struct gw *w, const char *key, u
 }
 
 /* A directory entry with whatever it is told. */
-__attribute__((unused)) static void gw_info(struct gw *w, const char *name, uint32_t n_dims, const uint64_t *dims, uint32_t type,
-                                            uint64_t offset)
+__attribute__((unused)) static void gw_info(struct gw *w, const char *name, uint32_t n_dims,
+                                            const uint64_t *dims, uint32_t type, uint64_t offset)
 {
     gw_str(&w->infos, name, strlen(name));
     gw_u32(&w->infos, n_dims);
@@ -101,8 +104,8 @@ __attribute__((unused)) static void gw_info(struct gw *w, const char *name, uint
 }
 
 /* A tensor [rows, cols] (rows 0: a vector) with its data. */
-__attribute__((unused)) static void gw_tensor(struct gw *w, const char *name, uint64_t rows, uint64_t cols, uint32_t type,
-                                              const void *data, size_t bytes)
+__attribute__((unused)) static void gw_tensor(struct gw *w, const char *name, uint64_t rows, uint64_t cols,
+                                              uint32_t type, const void *data, size_t bytes)
 {
     uint64_t dims[2] = {cols, rows};
 
@@ -151,8 +154,8 @@ __attribute__((unused)) static float gw_normal(uint64_t *state) /* near enough: 
 }
 
 /* Random weights of about the given size in any supported type: random bits everywhere, sane scales. */
-__attribute__((unused)) static uint8_t *gw_weights(enum eng_type type, uint64_t rows, uint64_t cols, float scale, uint64_t *state,
-                                                   size_t *ret_bytes)
+__attribute__((unused)) static uint8_t *gw_weights(enum eng_type type, uint64_t rows, uint64_t cols,
+                                                   float scale, uint64_t *state, size_t *ret_bytes)
 {
     const struct eng_type_info *info = eng_type_info(type);
     size_t bytes = rows * eng_row_bytes(type, cols), block = info->block_bytes;
@@ -180,9 +183,14 @@ __attribute__((unused)) static uint8_t *gw_weights(enum eng_type type, uint64_t 
     for (size_t b = 0; b < bytes / block; b++) {
         uint8_t *q = p + b * block;
         float jitter = 0.5f + (float)(gw_random(state) & 0xff) / 256;
-        float step = type == ENG_Q8_0 ? scale / 73 : type == ENG_Q6_K ? scale / 1350 : type == ENG_Q5_K ? scale / 290
-                     : type == ENG_Q4_K ? scale / 145 : type == ENG_Q5_0 || type == ENG_Q5_1 ? scale / 9.2f : scale / 4.6f;
-        uint16_t d = eng_f32_to_f16(step * jitter), m = eng_f32_to_f16(-step * jitter * (type == ENG_Q5_1 ? 15.5f : 7.5f));
+        float step = type == ENG_Q8_0                       ? scale / 73
+                     : type == ENG_Q6_K                     ? scale / 1350
+                     : type == ENG_Q5_K                     ? scale / 290
+                     : type == ENG_Q4_K                     ? scale / 145
+                     : type == ENG_Q5_0 || type == ENG_Q5_1 ? scale / 9.2f
+                                                            : scale / 4.6f;
+        uint16_t d = eng_f32_to_f16(step * jitter),
+                 m = eng_f32_to_f16(-step * jitter * (type == ENG_Q5_1 ? 15.5f : 7.5f));
 
         memcpy(q + (type == ENG_Q6_K ? 208 : 0), &d, 2);
         if (type == ENG_Q4_1 || type == ENG_Q5_1)
@@ -199,13 +207,14 @@ __attribute__((unused)) static uint8_t *gw_weights(enum eng_type type, uint64_t 
 struct gw_model {
     const char *arch;
     uint32_t n_layers, n_embd, n_ff, n_heads, n_kv_heads, head_dim, rope_dim, n_vocab, n_ctx;
-    enum eng_type type;       /* of matrices */
-    enum eng_type embd_type;  /* of token_embd and output */
+    enum eng_type type;      /* of matrices */
+    enum eng_type embd_type; /* of token_embd and output */
     bool biases, tied;
 };
 
-__attribute__((unused)) static void gw_random_tensor(struct gw *w, const char *name, uint64_t rows, uint64_t cols, enum eng_type type,
-                                                     float scale, float add, uint64_t *state)
+__attribute__((unused)) static void gw_random_tensor(struct gw *w, const char *name, uint64_t rows,
+                                                     uint64_t cols, enum eng_type type, float scale,
+                                                     float add, uint64_t *state)
 {
     size_t bytes;
     uint8_t *p = gw_weights(type, rows == 0 ? 1 : rows, cols, scale, state, &bytes);
@@ -219,10 +228,17 @@ __attribute__((unused)) static void gw_random_tensor(struct gw *w, const char *n
 /* Metadata and tensors of a random model (no tokenizer). */
 __attribute__((unused)) static void gw_put_model(struct gw *w, const struct gw_model *m, uint64_t seed)
 {
-    static const char *const keys[] = {"block_count", "embedding_length", "feed_forward_length", "attention.head_count",
-                                       "attention.head_count_kv", "attention.key_length", "attention.value_length",
-                                       "rope.dimension_count", "context_length"};
-    const uint32_t values[] = {m->n_layers, m->n_embd, m->n_ff, m->n_heads, m->n_kv_heads, m->head_dim, m->head_dim, m->rope_dim, m->n_ctx};
+    static const char *const keys[] = {"block_count",
+                                       "embedding_length",
+                                       "feed_forward_length",
+                                       "attention.head_count",
+                                       "attention.head_count_kv",
+                                       "attention.key_length",
+                                       "attention.value_length",
+                                       "rope.dimension_count",
+                                       "context_length"};
+    const uint32_t values[] = {m->n_layers, m->n_embd,   m->n_ff,     m->n_heads, m->n_kv_heads,
+                               m->head_dim, m->head_dim, m->rope_dim, m->n_ctx};
     const uint32_t qd = m->n_heads * m->head_dim, kvd = m->n_kv_heads * m->head_dim;
     char name[96];
 
@@ -242,8 +258,10 @@ __attribute__((unused)) static void gw_put_model(struct gw *w, const struct gw_m
         const struct {
             const char *suffix;
             uint32_t rows, cols;
-        } mats[] = {{"attn_q", qd, m->n_embd}, {"attn_k", kvd, m->n_embd}, {"attn_v", kvd, m->n_embd}, {"attn_output", m->n_embd, qd},
-                    {"ffn_gate", m->n_ff, m->n_embd}, {"ffn_up", m->n_ff, m->n_embd}, {"ffn_down", m->n_embd, m->n_ff}};
+        } mats[] = {{"attn_q", qd, m->n_embd},        {"attn_k", kvd, m->n_embd},
+                    {"attn_v", kvd, m->n_embd},       {"attn_output", m->n_embd, qd},
+                    {"ffn_gate", m->n_ff, m->n_embd}, {"ffn_up", m->n_ff, m->n_embd},
+                    {"ffn_down", m->n_embd, m->n_ff}};
 
         snprintf(name, sizeof(name), "blk.%u.attn_norm.weight", i);
         gw_random_tensor(w, name, 0, m->n_embd, ENG_F32, 0.1f, 1, &seed);

@@ -32,7 +32,8 @@ __attribute__((unused)) static const char *ref_dir(void)
     if (fd < 0 || flock(fd, LOCK_EX) != 0) /* several test programs may start at once */
         SKIP("the build folder is not writable");
     snprintf(cmd, sizeof(cmd),
-             "test -d '%.1000s' || { rm -rf '%.1000s.new' && '%.4000s/refmodels/prepare.sh' '%.1000s.new' >/dev/null 2>&1 "
+             "test -d '%.1000s' || { rm -rf '%.1000s.new' && '%.4000s/refmodels/prepare.sh' '%.1000s.new' "
+             ">/dev/null 2>&1 "
              "&& mv '%.1000s.new' '%.1000s'; }",
              dir, dir, shared, dir, dir, dir);
     rc = system(cmd);
@@ -120,7 +121,10 @@ __attribute__((unused)) static void lm_open_model(struct lm *lm, struct eng_mode
     struct base_err err;
     struct eng_graph_options go = {
         .ops = eng_ops_cpu(o.kernels),
-        .device = {.n_threads = o.n_threads, .max_tokens = o.max_tokens, .max_context = o.max_context, .max_sequences = 1},
+        .device = {.n_threads = o.n_threads,
+                   .max_tokens = o.max_tokens,
+                   .max_context = o.max_context,
+                   .max_sequences = 1},
         .max_logits = o.max_tokens,
     };
     struct eng_kv_shape shape = eng_graph_kv_shape(model);
@@ -148,8 +152,8 @@ __attribute__((unused)) static void lm_open(struct lm *lm, const char *path, str
 }
 
 /* Logits [n, n_vocab] after each of n tokens that follow position `first`, `chunk` tokens a step. */
-__attribute__((unused)) static void lm_run(struct lm *lm, const int32_t *ids, uint32_t first, uint32_t n, uint32_t chunk,
-                                           float *logits)
+__attribute__((unused)) static void lm_run(struct lm *lm, const int32_t *ids, uint32_t first, uint32_t n,
+                                           uint32_t chunk, float *logits)
 {
     uint32_t positions[512], sequences[512] = {0}, rows[512];
     struct base_err err;
@@ -157,8 +161,13 @@ __attribute__((unused)) static void lm_run(struct lm *lm, const int32_t *ids, ui
     CHECK(chunk <= 512 && chunk <= lm->max_tokens && first + n <= lm->max_context);
     for (uint32_t at = 0; at < n; at += chunk) {
         uint32_t k = n - at < chunk ? n - at : chunk;
-        struct eng_step step = {.n_tokens = k, .ids = ids + at, .positions = positions, .sequences = sequences, .n_sequences = 1,
-                                .pages_per_sequence = eng_kvcache_pages_for(lm->max_context), .page_table = lm->pages};
+        struct eng_step step = {.n_tokens = k,
+                                .ids = ids + at,
+                                .positions = positions,
+                                .sequences = sequences,
+                                .n_sequences = 1,
+                                .pages_per_sequence = eng_kvcache_pages_for(lm->max_context),
+                                .page_table = lm->pages};
 
         for (uint32_t i = 0; i < k; i++) {
             positions[i] = first + at + i;
@@ -180,7 +189,8 @@ __attribute__((unused)) static int32_t ref_argmax(const float *row, uint32_t n)
     return (int32_t)best;
 }
 
-__attribute__((unused)) static void ref_differences(const float *a, const float *b, size_t n, double *ret_max, double *ret_rms)
+__attribute__((unused)) static void ref_differences(const float *a, const float *b, size_t n, double *ret_max,
+                                                    double *ret_rms)
 {
     double max = 0, sum = 0;
 

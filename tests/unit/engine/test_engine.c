@@ -20,7 +20,7 @@ struct answer {
     struct eng_request *request;
     unsigned cancel_after; /* TEXT events; 0: never */
     unsigned slow_us;      /* per event */
-    struct eng *peek;      /* looks at its KV pages with every text (on the engine's thread, where they belong) */
+    struct eng *peek; /* looks at its KV pages with every text (on the engine's thread, where they belong) */
     bool saw_dirty;
 };
 
@@ -116,7 +116,10 @@ static struct eng_prompt *text_prompt(struct eng *eng, const char *text)
 
 static struct eng_submit greedy(const struct eng_prompt *prompt, struct answer *a, uint32_t max_tokens)
 {
-    struct eng_submit s = {.prompt = prompt, .sampling = ENG_SAMPLING_DEFAULT, .max_tokens = max_tokens, .on_event = on_event,
+    struct eng_submit s = {.prompt = prompt,
+                           .sampling = ENG_SAMPLING_DEFAULT,
+                           .max_tokens = max_tokens,
+                           .on_event = on_event,
                            .user = a};
 
     s.sampling.temperature = 0;
@@ -134,8 +137,9 @@ static void ask(struct eng *eng, const char *text, struct eng_submit submit, str
 }
 
 #define STORY "Once upon a time"
-#define STORY_GOES_ON                                                                                             \
-    ", there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, red ball. She wanted to "  \
+#define STORY_GOES_ON                                                                                       \
+    ", there was a little girl named Lily. She loved to play outside in the park. One day, she saw a big, " \
+    "red ball. She wanted to "                                                                              \
     "play with it, but it was too high.\nLily's mom said"
 
 static void test_eng_submit__continues_a_story(void)
@@ -159,15 +163,22 @@ static void test_eng_submit__continues_a_story(void)
 
 static void test_eng_submit__many_at_once_as_alone(void)
 {
-    static const char *const prompts[] = {STORY, "One day, Lily went to the park", "The cat", "Tom and his dog", "A big red",
-                                          "In the garden", "Mom said", "Once there was a small boat that"};
+    static const char *const prompts[] = {STORY,       "One day, Lily went to the park",
+                                          "The cat",   "Tom and his dog",
+                                          "A big red", "In the garden",
+                                          "Mom said",  "Once there was a small boat that"};
     struct eng *alone = open_stories((struct eng_options){.max_sequences = 1}, (struct eng_tuning){0});
-    struct eng *together = open_stories((struct eng_options){.max_sequences = 8, .context_tokens = 256}, (struct eng_tuning){.step_tokens = 16});
+    struct eng *together = open_stories((struct eng_options){.max_sequences = 8, .context_tokens = 256},
+                                        (struct eng_tuning){.step_tokens = 16});
     struct answer a[8], b[8];
     struct eng_submit s = greedy(NULL, NULL, 80);
 
-    s.sampling = (struct eng_sampling){.temperature = 1.2f, .top_p = 0.95f, .top_k = 40, .repetition_penalty = 1.1f,
-                                       .frequency_penalty = 0.1f, .seed = 7};
+    s.sampling = (struct eng_sampling){.temperature = 1.2f,
+                                       .top_p = 0.95f,
+                                       .top_k = 40,
+                                       .repetition_penalty = 1.1f,
+                                       .frequency_penalty = 0.1f,
+                                       .seed = 7};
     for (int i = 0; i < 8; i++) {
         answer_init(&a[i]);
         answer_init(&b[i]);
@@ -275,7 +286,8 @@ static void test_eng_close__ends_every_request(void)
 
 static void test_eng_submit__queue_full(void)
 {
-    struct eng *eng = open_stories((struct eng_options){.max_sequences = 1, .queue_max = 2}, (struct eng_tuning){0});
+    struct eng *eng =
+        open_stories((struct eng_options){.max_sequences = 1, .queue_max = 2}, (struct eng_tuning){0});
     struct eng_prompt *prompt = text_prompt(eng, STORY);
     struct answer a[8];
     struct base_err err = {0};
@@ -314,7 +326,8 @@ static void test_eng_submit__context_overflow(void)
 
     answer_init(&a);
     CHECK_RC(eng_submit(eng, &s, &a.request, &err), BASE_TOO_LARGE, &err);
-    CHECK(strstr(err.detail, "5 tokens") != NULL && strstr(err.detail, "60") != NULL && strstr(err.detail, "64") != NULL);
+    CHECK(strstr(err.detail, "5 tokens") != NULL && strstr(err.detail, "60") != NULL &&
+          strstr(err.detail, "64") != NULL);
     s.max_tokens = 59; /* exactly full */
     CHECK_RC(eng_submit(eng, &s, &a.request, &err), BASE_OK, &err);
     answer_wait(&a);
@@ -345,12 +358,12 @@ static void test_eng_submit__bad_parameters(void)
     struct eng_submit good = greedy(prompt, &a, 1), s;
 
     answer_init(&a);
-#define REFUSED(change)                                                                                           \
-    do {                                                                                                          \
-        s = good;                                                                                                 \
-        change;                                                                                                   \
-        CHECK_RC(eng_submit(eng, &s, &a.request, &err), BASE_INVALID, &err);                                      \
-        CHECK(a.request == NULL);                                                                                 \
+#define REFUSED(change)                                                      \
+    do {                                                                     \
+        s = good;                                                            \
+        change;                                                              \
+        CHECK_RC(eng_submit(eng, &s, &a.request, &err), BASE_INVALID, &err); \
+        CHECK(a.request == NULL);                                            \
     } while (0)
     REFUSED(s.sampling.temperature = -1);
     REFUSED(s.sampling.temperature = NAN);
@@ -373,7 +386,9 @@ static void test_eng_submit__bad_parameters(void)
 static void test_eng_submit__admits_by_pages(void)
 {
     /* Pages for one and a half requests: the second must wait for the first, and both must end well. */
-    struct eng *eng = open_stories((struct eng_options){.max_sequences = 4, .context_tokens = 256, .kv_bytes_max = 5 * 4 * 8 * 16 * 2 * 2 * 24},
+    struct eng *eng = open_stories((struct eng_options){.max_sequences = 4,
+                                                        .context_tokens = 256,
+                                                        .kv_bytes_max = 5 * 4 * 8 * 16 * 2 * 2 * 24},
                                    (struct eng_tuning){0});
     struct answer a[3];
     struct eng_stats stats;
@@ -406,7 +421,8 @@ static void test_eng_submit__admits_by_pages(void)
 /* While a request runs its pages hold something; once it has ended, whatever its tag, nothing is left. */
 static void test_eng_submit__leaves_no_kv_behind(void)
 {
-    struct eng *eng = open_stories((struct eng_options){.max_sequences = 2, .context_tokens = 128}, (struct eng_tuning){0});
+    struct eng *eng =
+        open_stories((struct eng_options){.max_sequences = 2, .context_tokens = 128}, (struct eng_tuning){0});
 
     for (uint64_t tag = 1; tag <= 3; tag++) {
         struct answer a;
@@ -440,9 +456,12 @@ static void test_eng_get_info__and_options(void)
     CHECK(strstr(info.device, "2 threads") != NULL);
     eng_close(eng);
     snprintf(path, sizeof(path), "%s/trained/stories260K-f32.gguf", ref_dir());
-    CHECK_RC(eng_open(&none, &(struct eng_options){.model_path = path, .context_tokens = 1024}, &err), BASE_INVALID, &err);
-    CHECK_RC(eng_open(&none, &(struct eng_options){.model_path = path, .kv_bytes_max = 10}, &err), BASE_NO_MEMORY, &err);
-    CHECK_RC(eng_open(&none, &(struct eng_options){.model_path = "/nonexistent/x.gguf"}, &err), BASE_NOT_FOUND, &err);
+    CHECK_RC(eng_open(&none, &(struct eng_options){.model_path = path, .context_tokens = 1024}, &err),
+             BASE_INVALID, &err);
+    CHECK_RC(eng_open(&none, &(struct eng_options){.model_path = path, .kv_bytes_max = 10}, &err),
+             BASE_NO_MEMORY, &err);
+    CHECK_RC(eng_open(&none, &(struct eng_options){.model_path = "/nonexistent/x.gguf"}, &err),
+             BASE_NOT_FOUND, &err);
     CHECK_RC(eng_open(&none, &(struct eng_options){.model_path = "/dev/zero"}, &err), BASE_INVALID, &err);
     CHECK(none == NULL);
 }

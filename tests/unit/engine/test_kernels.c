@@ -9,14 +9,17 @@
 #include <stdatomic.h>
 
 static const char *const all_kernels[] = {"scalar", "avx2", "avx512"};
-static const enum eng_type all_types[] = {ENG_F32, ENG_F16, ENG_BF16, ENG_Q8_0, ENG_Q4_0, ENG_Q4_1, ENG_Q5_0, ENG_Q5_1, ENG_Q4_K, ENG_Q5_K, ENG_Q6_K};
+static const enum eng_type all_types[] = {ENG_F32,  ENG_F16,  ENG_BF16, ENG_Q8_0, ENG_Q4_0, ENG_Q4_1,
+                                          ENG_Q5_0, ENG_Q5_1, ENG_Q4_K, ENG_Q5_K, ENG_Q6_K};
 
 static void test_eng_f16__all_values(void)
 {
     for (uint32_t h = 0; h < 65536; h++) {
         float f = eng_f16_to_f32((uint16_t)h);
         int exp = (int)(h >> 10 & 31), frac = (int)(h & 1023);
-        double want = exp == 0 ? ldexp(frac, -24) : exp == 31 ? (frac == 0 ? INFINITY : NAN) : ldexp(1024 + frac, exp - 25);
+        double want = exp == 0    ? ldexp(frac, -24)
+                      : exp == 31 ? (frac == 0 ? INFINITY : NAN)
+                                  : ldexp(1024 + frac, exp - 25);
 
         if (isnan(want)) {
             CHECK(isnan(f) && isnan(eng_f16_to_f32(eng_f32_to_f16(f))));
@@ -25,7 +28,7 @@ static void test_eng_f16__all_values(void)
         CHECK((double)f == (h >> 15 ? -want : want));
         CHECK_INT(eng_f32_to_f16(f), h);
     }
-    CHECK_INT(eng_f32_to_f16(1.0f + 0x1p-11f), 0x3c00);           /* a tie goes to even */
+    CHECK_INT(eng_f32_to_f16(1.0f + 0x1p-11f), 0x3c00); /* a tie goes to even */
     CHECK_INT(eng_f32_to_f16(1.0f + 3 * 0x1p-11f), 0x3c02);
     CHECK_INT(eng_f32_to_f16(1.0f + 0x1p-11f + 0x1p-20f), 0x3c01);
     CHECK_INT(eng_f32_to_f16(65519.0f), 0x7bff);
@@ -64,10 +67,10 @@ static void test_eng_dequant__by_hand(void)
     memset(block, 0, sizeof(block));
     memcpy(block, &half, 2);
     memcpy(block + 2, &two, 2);
-    block[4] = 3;       /* scale 0 */
-    block[8] = 1;       /* minimum 0 */
+    block[4] = 3;        /* scale 0 */
+    block[8] = 1;        /* minimum 0 */
     block[8 + 4] = 0x21; /* low bits of scale 4 (1) and minimum 4 (2) */
-    block[4] |= 0x40;   /* upper bits of scale 4: 1 -> 17 */
+    block[4] |= 0x40;    /* upper bits of scale 4: 1 -> 17 */
     block[16] = 5;
     block[16 + 64] = 7; /* run 4, value 0 */
     eng_dequant(ENG_Q4_K, block, out, 256);
@@ -80,7 +83,8 @@ static void test_eng_dequant__by_hand(void)
     block[0] = 0x01;   /* low nibble of value 0 */
     block[128] = 0x03; /* upper bits of value 0: 48 + 1 */
     eng_dequant(ENG_Q6_K, block, out, 256);
-    CHECK(out[0] == 0.5f * -2 * (49 - 32) && out[1] == 0.5f * -2 * -32 && out[16] == 0.5f * 3 * -32 && out[32] == 0);
+    CHECK(out[0] == 0.5f * -2 * (49 - 32) && out[1] == 0.5f * -2 * -32 && out[16] == 0.5f * 3 * -32 &&
+          out[32] == 0);
 }
 
 /* ---- a forward pass in double, written from the formulas ---- */
@@ -97,7 +101,8 @@ static double *matrix(const struct eng_gguf_tensor *t)
     return d;
 }
 
-static void mul(const struct eng_gguf_tensor *w, const struct eng_gguf_tensor *bias, const double *x, double *y, bool add)
+static void mul(const struct eng_gguf_tensor *w, const struct eng_gguf_tensor *bias, const double *x,
+                double *y, bool add)
 {
     auto_free double *m = matrix(w), *b = bias != NULL ? matrix(bias) : NULL;
 
@@ -128,7 +133,8 @@ static void turn(const struct eng_config *cfg, double *x, uint32_t n_heads, uint
     for (uint32_t h = 0; h < n_heads; h++, x += cfg->head_dim) {
         for (uint32_t i = 0; i < half; i++) {
             double angle = pos * cfg->rope_freqs[i], c = cos(angle), s = sin(angle);
-            double *a = cfg->rope_halves ? &x[i] : &x[2 * i], *b = cfg->rope_halves ? &x[i + half] : &x[2 * i + 1], t = *a;
+            double *a = cfg->rope_halves ? &x[i] : &x[2 * i],
+                   *b = cfg->rope_halves ? &x[i + half] : &x[2 * i + 1], t = *a;
 
             *a = t * c - *b * s;
             *b = t * s + *b * c;
@@ -139,11 +145,14 @@ static void turn(const struct eng_config *cfg, double *x, uint32_t n_heads, uint
 static void reference_forward(const struct eng_model *m, const int32_t *ids, uint32_t n, float *logits)
 {
     const struct eng_config *cfg = &m->config;
-    const uint32_t d = cfg->n_embd, hd = cfg->head_dim, qd = cfg->n_heads * hd, kvd = cfg->n_kv_heads * hd, ff = cfg->n_ff;
+    const uint32_t d = cfg->n_embd, hd = cfg->head_dim, qd = cfg->n_heads * hd, kvd = cfg->n_kv_heads * hd,
+                   ff = cfg->n_ff;
     auto_free double *keys = base_zalloc((size_t)cfg->n_layers * n * kvd * sizeof(double));
     auto_free double *values = base_zalloc((size_t)cfg->n_layers * n * kvd * sizeof(double));
-    auto_free double *x = base_zalloc(d * sizeof(double)), *h = base_zalloc(d * sizeof(double)), *q = base_zalloc(qd * sizeof(double));
-    auto_free double *attn = base_zalloc(qd * sizeof(double)), *gate = base_zalloc(ff * sizeof(double)), *up = base_zalloc(ff * sizeof(double));
+    auto_free double *x = base_zalloc(d * sizeof(double)), *h = base_zalloc(d * sizeof(double)),
+                     *q = base_zalloc(qd * sizeof(double));
+    auto_free double *attn = base_zalloc(qd * sizeof(double)), *gate = base_zalloc(ff * sizeof(double)),
+                     *up = base_zalloc(ff * sizeof(double));
     auto_free double *p = base_zalloc(n * sizeof(double)), *out = base_zalloc(cfg->n_vocab * sizeof(double));
     auto_free double *embd = matrix(m->token_embd);
 
@@ -218,12 +227,14 @@ static struct eng_model *load_random(const struct gw_model *shape, uint8_t **ret
 #define N_IDS 37u
 
 /* Difference from the float64 pass relative to the logits' own spread: the largest, or the root mean square. */
-static double compare(const struct gw_model *shape, const char *kernels, enum eng_type kv_type, uint32_t chunk, bool want_rms)
+static double compare(const struct gw_model *shape, const char *kernels, enum eng_type kv_type,
+                      uint32_t chunk, bool want_rms)
 {
     uint8_t *file;
     struct eng_model *model = load_random(shape, &file);
     uint32_t n_vocab = model->config.n_vocab;
-    auto_free float *want = base_alloc(N_IDS * n_vocab * sizeof(float)), *got = base_alloc(N_IDS * n_vocab * sizeof(float));
+    auto_free float *want = base_alloc(N_IDS * n_vocab * sizeof(float)),
+                    *got = base_alloc(N_IDS * n_vocab * sizeof(float));
     auto_free float *zero = base_zalloc(N_IDS * n_vocab * sizeof(float));
     int32_t ids[N_IDS];
     double max, rms, spread, unused;
@@ -268,7 +279,9 @@ static void test_graph_step__every_type_against_float64(void)
     for (size_t t = 0; t < BASE_ARRAY_LEN(all_types); t++) {
         bool wide = eng_type_info(all_types[t])->block_values == 256;
         /* 72 = 4 groups of 16 rows and a half; 24 rows of keys */
-        struct gw_model shape = {"llama", 2, wide ? 256 : 96, wide ? 256 : 160, wide ? 8 : 4, 2, wide ? 32 : 24, 24, 72, 64, all_types[t], all_types[t], true, false};
+        struct gw_model shape = {
+            "llama", 2,  wide ? 256 : 96, wide ? 256 : 160, wide ? 8 : 4, 2,    wide ? 32 : 24, 24,
+            72,      64, all_types[t],    all_types[t],     true,         false};
 
         for (size_t k = 0; k < BASE_ARRAY_LEN(all_kernels); k++) {
             bool rounds = k > 0 && eng_type_info(all_types[t])->block_values > 1;
@@ -293,7 +306,8 @@ static void test_matmul__exact_on_integers(void)
         const uint32_t rows = 53, cols = 512, n = 11;
         size_t bytes;
         auto_free uint8_t *data = gw_weights(type, rows, cols, 1, &seed, &bytes);
-        auto_free float *w = base_alloc(rows * cols * sizeof(float)), *x = base_alloc(n * cols * sizeof(float));
+        auto_free float *w = base_alloc(rows * cols * sizeof(float)),
+                        *x = base_alloc(n * cols * sizeof(float));
         auto_free float *got = base_alloc(n * rows * sizeof(float));
 
         eng_dequant(type, data, w, rows * cols);
@@ -301,7 +315,8 @@ static void test_matmul__exact_on_integers(void)
             x[i] = i % 32 == 5 ? 127 : (float)((int)(gw_random(&seed) % 255) - 127);
         for (size_t k = 0; k < BASE_ARRAY_LEN(all_kernels); k++) {
             const struct eng_ops *ops = eng_ops_cpu(all_kernels[k]);
-            struct eng_device_options o = {.n_threads = 2, .max_tokens = n, .max_context = 16, .max_sequences = 1};
+            struct eng_device_options o = {
+                .n_threads = 2, .max_tokens = n, .max_context = 16, .max_sequences = 1};
             struct eng_device *dev;
             struct eng_weight *weight, *embd;
             struct eng_buf *in, *out;
@@ -397,7 +412,7 @@ static void test_eng_kvcache__accounting(void)
     CHECK_INT(eng_kvcache_pages_for(0), 0);
     CHECK_INT(eng_kvcache_pages_for(16), 1);
     CHECK_INT(eng_kvcache_pages_for(17), 2);
-    CHECK(eng_kvcache_reserve(kv, &a, 96, 1)); /* 6 pages */
+    CHECK(eng_kvcache_reserve(kv, &a, 96, 1));  /* 6 pages */
     CHECK(!eng_kvcache_reserve(kv, &b, 65, 2)); /* 5: one too many */
     CHECK_INT(eng_kvcache_reserved(kv), 6);
     CHECK(eng_kvcache_reserve(kv, &b, 64, 2));

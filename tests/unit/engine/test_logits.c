@@ -42,7 +42,8 @@ static double check_tiny(const char *name, const char *file, const char *kernels
     lm_open(&lm, path, (struct lm_options){kernels, ENG_F32, 2, 64, 256});
     auto_free float *got = base_zalloc(ref.n_ids * VOCAB * sizeof(float));
     lm_run(&lm, ref.ids, 0, ref.n_prompt, 64, got);
-    lm_run(&lm, ref.ids + ref.n_prompt, ref.n_prompt, ref.n_ids - ref.n_prompt, 1, got + ref.n_prompt * VOCAB);
+    lm_run(&lm, ref.ids + ref.n_prompt, ref.n_prompt, ref.n_ids - ref.n_prompt, 1,
+           got + ref.n_prompt * VOCAB);
     lm_close(&lm);
     ref_differences(got, ref.want, ref.n_ids * VOCAB, &max, &rms);
     printf("# %s/%s %s: max %.2e rms %.2e\n", name, file, kernels, max, rms);
@@ -83,8 +84,16 @@ struct quant_set {
 };
 
 static const struct quant_set quant_sets[] = {
-    {"quant", "llama256", "quant/quant_ref.json", 0, {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K"}},
-    {"trained/quant32", "stories260K-ff192", "trained/quant32/quant_ref.json", 64, {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"}},
+    {"quant",
+     "llama256",
+     "quant/quant_ref.json",
+     0,
+     {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K_M", "Q5_K_M", "Q6_K"}},
+    {"trained/quant32",
+     "stories260K-ff192",
+     "trained/quant32/quant_ref.json",
+     64,
+     {"Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"}},
     {"trained/quant256", "stories260K-wide256", "trained/quant256/quant_ref.json", 64, {"Q4_K_M", "Q6_K"}},
 };
 
@@ -140,8 +149,8 @@ static struct differences run_quant(const struct quant_set *set, const char *typ
     ref_differences(theirs, want, (size_t)rows * VOCAB, &unused, &d.ref_rms);
     d.nll = mean_nll(got + (size_t)skip * VOCAB, ids + skip + 1, rows - 1);
     d.ref_nll = mean_nll(want, ids + skip + 1, rows - 1);
-    printf("# %s/%s %s: max %.2e rms %.2e (llama.cpp rms %.2e) nll %.4f (exact %.4f)\n", set->name, type, kernels, d.max, d.rms,
-           d.ref_rms, d.nll, d.ref_nll);
+    printf("# %s/%s %s: max %.2e rms %.2e (llama.cpp rms %.2e) nll %.4f (exact %.4f)\n", set->name, type,
+           kernels, d.max, d.rms, d.ref_rms, d.nll, d.ref_nll);
     return d;
 }
 
@@ -172,7 +181,8 @@ static void test_graph_step__quantized_fast(void)
 /* trained/greedy_ref.json: prompts of a real model that must go on token for token. */
 static void test_graph_step__trained_continues(void)
 {
-    static const char *const files[] = {"stories260K-f32", "stories260K-f16", "stories260K-ff192-f16", "stories260K-wide256-f16"};
+    static const char *const files[] = {"stories260K-f32", "stories260K-f16", "stories260K-ff192-f16",
+                                        "stories260K-wide256-f16"};
     const char *dir = ref_dir();
     char path[4096];
     size_t len;
@@ -217,7 +227,8 @@ static void test_graph_step__trained_continues(void)
 /* One request's logits must have the same bits whatever the step size and the number of threads. */
 static void test_graph_step__same_bits_any_chunk_and_threads(void)
 {
-    static const char *const files[] = {"quant/llama256-Q4_K_M.gguf", "quant/llama256-Q8_0.gguf", "quant/llama256-Q5_1.gguf", "tiny/qwen2/model-f16.gguf"};
+    static const char *const files[] = {"quant/llama256-Q4_K_M.gguf", "quant/llama256-Q8_0.gguf",
+                                        "quant/llama256-Q5_1.gguf", "tiny/qwen2/model-f16.gguf"};
     static const char *const kernels[] = {"scalar", "avx2", "avx512"};
     char path[4096];
     int32_t ids[48];
@@ -248,8 +259,9 @@ static void test_graph_step__same_bits_any_chunk_and_threads(void)
 /* Both vector widths do the same arithmetic. */
 static void test_graph_step__avx2_and_avx512_same_bits(void)
 {
-    static const char *const files[] = {"quant/llama256-Q4_K_M.gguf", "quant/llama256-Q8_0.gguf", "quant/llama256-Q5_K_M.gguf",
-                                        "quant/llama256-Q5_0.gguf", "tiny/llama/model-f16.gguf"};
+    static const char *const files[] = {"quant/llama256-Q4_K_M.gguf", "quant/llama256-Q8_0.gguf",
+                                        "quant/llama256-Q5_K_M.gguf", "quant/llama256-Q5_0.gguf",
+                                        "tiny/llama/model-f16.gguf"};
     int32_t ids[40];
 
     if (eng_ops_cpu("avx512") == NULL || eng_ops_cpu("avx2") == NULL)
@@ -257,7 +269,8 @@ static void test_graph_step__avx2_and_avx512_same_bits(void)
     for (int i = 0; i < 40; i++)
         ids[i] = (i * 29 + 3) % (int)VOCAB;
     for (size_t f = 0; f < BASE_ARRAY_LEN(files); f++) {
-        auto_free float *a = base_zalloc(40 * VOCAB * sizeof(float)), *b = base_zalloc(40 * VOCAB * sizeof(float));
+        auto_free float *a = base_zalloc(40 * VOCAB * sizeof(float)),
+                        *b = base_zalloc(40 * VOCAB * sizeof(float));
         char path[4096];
         struct lm lm;
 
@@ -273,12 +286,9 @@ static void test_graph_step__avx2_and_avx512_same_bits(void)
 }
 
 static const struct tap_case cases[] = {
-    CASE(test_graph_step__tiny_models_scalar),
-    CASE(test_graph_step__tiny_models_fast),
-    CASE(test_graph_step__quantized_exact),
-    CASE(test_graph_step__quantized_fast),
-    CASE(test_graph_step__trained_continues),
-    CASE(test_graph_step__same_bits_any_chunk_and_threads),
+    CASE(test_graph_step__tiny_models_scalar),        CASE(test_graph_step__tiny_models_fast),
+    CASE(test_graph_step__quantized_exact),           CASE(test_graph_step__quantized_fast),
+    CASE(test_graph_step__trained_continues),         CASE(test_graph_step__same_bits_any_chunk_and_threads),
     CASE(test_graph_step__avx2_and_avx512_same_bits),
 };
 

@@ -59,10 +59,14 @@ static void test_eng_cli_main__commands(void)
     CHECK_INT(run(args, first, sizeof(first)), 0);
     CHECK(strlen(first) > 20);
     /* The batch answers in order, alike for the same prompt, one line each whatever they hold. */
-    snprintf(args, sizeof(args), "chat '%s' --greedy --max-tokens 30 --batch --sequences 3 <<'EOF'\nTell me of Lily\nA\\nB\nTell me of Lily\nEOF\n", model);
+    snprintf(args, sizeof(args),
+             "chat '%s' --greedy --max-tokens 30 --batch --sequences 3 <<'EOF'\nTell me of Lily\nA\\nB\nTell "
+             "me of Lily\nEOF\n",
+             model);
     CHECK_INT(run(args, out, sizeof(out)), 0);
     {
-        char *one = out, *two = strchr(one, '\n') + 1, *three = strchr(two, '\n') + 1, *end = strchr(three, '\n');
+        char *one = out, *two = strchr(one, '\n') + 1, *three = strchr(two, '\n') + 1,
+             *end = strchr(three, '\n');
 
         CHECK(end != NULL && end[1] == '\0');
         CHECK(two - one == end + 1 - three && memcmp(one, three, (size_t)(two - one)) == 0);

@@ -6,7 +6,8 @@
 
 #include <unistd.h>
 
-static const struct gw_model small = {"llama", 2, 32, 64, 2, 1, 16, 16, 40, 64, ENG_Q8_0, ENG_F16, false, false};
+static const struct gw_model small = {"llama", 2,  32, 64,       2,       1,     16,
+                                      16,      40, 64, ENG_Q8_0, ENG_F16, false, false};
 
 static struct base_err err;
 
@@ -76,7 +77,8 @@ static void test_eng_gguf_parse__good_file(void)
     CHECK_RC(eng_gguf_get_bool(gguf, "flag", &b, &err), BASE_OK, &err);
     CHECK(b);
     t = eng_gguf_tensor(gguf, "blk.1.ffn_down.weight");
-    CHECK(t != NULL && t->type == ENG_Q8_0 && t->dims[0] == 64 && t->dims[1] == 32 && t->n_bytes == 32 * 2 * 34);
+    CHECK(t != NULL && t->type == ENG_Q8_0 && t->dims[0] == 64 && t->dims[1] == 32 &&
+          t->n_bytes == 32 * 2 * 34);
     CHECK(eng_gguf_tensor(gguf, "blk.2.ffn_down.weight") == NULL);
     eng_gguf_free(gguf);
     free(file);
@@ -91,7 +93,8 @@ static void test_eng_gguf_parse__truncated_everywhere(void)
     good_writer(&w);
     uint8_t *file = gw_finish(&w, &len);
     for (size_t cut = 0; cut < len; cut += cut < 4096 ? 1 : 97) {
-        uint8_t *copy = aligned_alloc(64, (cut + 64) / 64 * 64 + 64); /* the sanitizer sees reads past the end */
+        uint8_t *copy =
+            aligned_alloc(64, (cut + 64) / 64 * 64 + 64); /* the sanitizer sees reads past the end */
         uint8_t *exact = copy + ((cut + 64) / 64 * 64 + 64 - cut) / 8 * 8;
 
         if (exact + cut > copy + (cut + 64) / 64 * 64 + 64)
@@ -139,11 +142,11 @@ static void test_eng_gguf_parse__bad_header(void)
         enum base_code rc;
         const char *says;
     } bad[] = {
-        {0, 0x46554746, BASE_INVALID, "GGUF"},         {4, 1, BASE_UNSUPPORTED, "version 1"},
-        {4, 4, BASE_UNSUPPORTED, "version 4"},         {4, 0x03000000, BASE_UNSUPPORTED, "big-endian"},
-        {8, 0xffffffff, BASE_TOO_LARGE, "tensors"},    {12, 1, BASE_TOO_LARGE, "tensors"},
-        {16, 0x7fffffff, BASE_TOO_LARGE, "metadata"},  {20, 0xffffffff, BASE_TOO_LARGE, "metadata"},
-        {16, 65536, BASE_INVALID, "too short"},        {8, 65536, BASE_INVALID, "too short"},
+        {0, 0x46554746, BASE_INVALID, "GGUF"},        {4, 1, BASE_UNSUPPORTED, "version 1"},
+        {4, 4, BASE_UNSUPPORTED, "version 4"},        {4, 0x03000000, BASE_UNSUPPORTED, "big-endian"},
+        {8, 0xffffffff, BASE_TOO_LARGE, "tensors"},   {12, 1, BASE_TOO_LARGE, "tensors"},
+        {16, 0x7fffffff, BASE_TOO_LARGE, "metadata"}, {20, 0xffffffff, BASE_TOO_LARGE, "metadata"},
+        {16, 65536, BASE_INVALID, "too short"},       {8, 65536, BASE_INVALID, "too short"},
     };
     struct gw w;
     size_t len;
@@ -168,13 +171,13 @@ static void test_eng_gguf_parse__bad_header(void)
 }
 
 /* One more key in a good file. */
-#define WITH_KEY(expected, says, ...)                                                                             \
-    do {                                                                                                          \
-        struct gw w;                                                                                              \
-        good_writer(&w);                                                                                          \
-        __VA_ARGS__;                                                                                              \
-        CHECK_RC(load_writer(&w), expected, &err);                                                                \
-        CHECK((expected) == BASE_OK || strstr(err.detail, says) != NULL);                                         \
+#define WITH_KEY(expected, says, ...)                                     \
+    do {                                                                  \
+        struct gw w;                                                      \
+        good_writer(&w);                                                  \
+        __VA_ARGS__;                                                      \
+        CHECK_RC(load_writer(&w), expected, &err);                        \
+        CHECK((expected) == BASE_OK || strstr(err.detail, says) != NULL); \
     } while (0)
 
 static void test_eng_gguf_parse__bad_metadata(void)
@@ -191,14 +194,18 @@ static void test_eng_gguf_parse__bad_metadata(void)
     huge[ENG_GGUF_KEY_BYTES_MAX] = '\0';
     WITH_KEY(BASE_OK, "", gw_kv_u32(&w, huge, 1));
     WITH_KEY(BASE_INVALID, "\"\"", gw_kv_u32(&w, "", 1));
-    WITH_KEY(BASE_TOO_LARGE, "long.text", (gw_key(&w, "long.text", ENG_GGUF_STRING), gw_u64(&w.kv, 1ull << 40)));
-    WITH_KEY(BASE_TOO_LARGE, "long.text", (gw_key(&w, "long.text", ENG_GGUF_STRING), gw_u64(&w.kv, UINT64_MAX)));
+    WITH_KEY(BASE_TOO_LARGE, "long.text",
+             (gw_key(&w, "long.text", ENG_GGUF_STRING), gw_u64(&w.kv, 1ull << 40)));
+    WITH_KEY(BASE_TOO_LARGE, "long.text",
+             (gw_key(&w, "long.text", ENG_GGUF_STRING), gw_u64(&w.kv, UINT64_MAX)));
     WITH_KEY(BASE_TOO_LARGE, "list", gw_kv_array(&w, "list", ENG_GGUF_U8, UINT64_MAX, "", 0));
     WITH_KEY(BASE_TOO_LARGE, "list", gw_kv_array(&w, "list", ENG_GGUF_F64, 1ull << 61, "", 0));
-    WITH_KEY(BASE_INVALID, "list", gw_kv_array(&w, "list", ENG_GGUF_F64, 1u << 24, "", 0)); /* allowed, but not there */
+    WITH_KEY(BASE_INVALID, "list",
+             gw_kv_array(&w, "list", ENG_GGUF_F64, 1u << 24, "", 0)); /* allowed, but not there */
     WITH_KEY(BASE_INVALID, "list", gw_kv_array(&w, "list", 99, 1, "", 0));
     WITH_KEY(BASE_UNSUPPORTED, "list", gw_kv_array(&w, "list", ENG_GGUF_ARRAY, 1, "", 0));
-    WITH_KEY(BASE_TOO_LARGE, "list", gw_kv_array(&w, "list", ENG_GGUF_STRING, 1u << 20, &two, 8)); /* what follows is no length */
+    WITH_KEY(BASE_TOO_LARGE, "list",
+             gw_kv_array(&w, "list", ENG_GGUF_STRING, 1u << 20, &two, 8)); /* what follows is no length */
     WITH_KEY(BASE_OK, "", gw_kv_array(&w, "list", ENG_GGUF_STRING, 0, "", 0));
     WITH_KEY(BASE_INVALID, "general.alignment", gw_kv_u32(&w, "general.alignment", 0));
     WITH_KEY(BASE_INVALID, "general.alignment", gw_kv_u32(&w, "general.alignment", 4));
@@ -209,7 +216,8 @@ static void test_eng_gguf_parse__bad_metadata(void)
 }
 
 /* A file of one tensor told by hand, parsed alone. */
-static enum base_code one_tensor(uint32_t n_dims, const uint64_t *dims, uint32_t type, uint64_t offset, size_t data_bytes)
+static enum base_code one_tensor(uint32_t n_dims, const uint64_t *dims, uint32_t type, uint64_t offset,
+                                 size_t data_bytes)
 {
     struct gw w;
     struct eng_gguf *gguf = NULL;
@@ -298,7 +306,12 @@ static enum base_code load_changed(struct gw_model m)
     return load_writer(&w);
 }
 
-#define CHANGED(field, value) ({ struct gw_model m_ = small; m_.field = (value); m_; })
+#define CHANGED(field, value)       \
+    ({                              \
+        struct gw_model m_ = small; \
+        m_.field = (value);         \
+        m_;                         \
+    })
 
 static void test_eng_model_load__bad_shapes(void)
 {
@@ -306,31 +319,44 @@ static void test_eng_model_load__bad_shapes(void)
     CHECK_RC(load_changed(CHANGED(arch, "gpt5")), BASE_UNSUPPORTED, &err);
     CHECK_RC(load_changed(CHANGED(arch, "qwen2")), BASE_INVALID, &err); /* no biases */
     CHECK(strstr(err.detail, "attn_q.bias") != NULL);
-    CHECK_RC(load_changed((struct gw_model){"qwen2", 2, 32, 64, 2, 1, 16, 16, 40, 64, ENG_Q8_0, ENG_F16, true, true}), BASE_OK, &err);
+    CHECK_RC(load_changed(
+                 (struct gw_model){"qwen2", 2, 32, 64, 2, 1, 16, 16, 40, 64, ENG_Q8_0, ENG_F16, true, true}),
+             BASE_OK, &err);
     CHECK_RC(load_changed(CHANGED(biases, true)), BASE_OK, &err);
     CHECK_RC(load_changed(CHANGED(tied, true)), BASE_OK, &err);
-    CHECK_RC(load_changed((struct gw_model){"llama", 2, 32, 64, 3, 2, 16, 16, 40, 64, ENG_F32, ENG_F16, false, false}), BASE_INVALID, &err);
+    CHECK_RC(load_changed(
+                 (struct gw_model){"llama", 2, 32, 64, 3, 2, 16, 16, 40, 64, ENG_F32, ENG_F16, false, false}),
+             BASE_INVALID, &err);
     CHECK_RC(load_changed(CHANGED(rope_dim, 15)), BASE_INVALID, &err);
     CHECK_RC(load_changed(CHANGED(rope_dim, 18)), BASE_INVALID, &err);
     CHECK_RC(load_changed(CHANGED(rope_dim, 8)), BASE_OK, &err);
-    CHECK_RC(load_changed((struct gw_model){"llama", 1, 32, 64, 2, 1, 15, 14, 40, 64, ENG_F32, ENG_F16, false, false}), BASE_INVALID, &err);
+    CHECK_RC(load_changed(
+                 (struct gw_model){"llama", 1, 32, 64, 2, 1, 15, 14, 40, 64, ENG_F32, ENG_F16, false, false}),
+             BASE_INVALID, &err);
     CHECK_RC(load_changed(CHANGED(n_layers, 1)), BASE_OK, &err);
     WITH_KEY(BASE_UNSUPPORTED, "experts", gw_kv_u32(&w, "llama.expert_count", 8));
     WITH_KEY(BASE_UNSUPPORTED, "longrope", gw_kv_str(&w, "llama.rope.scaling.type", "longrope"));
-    WITH_KEY(BASE_OK, "", (gw_kv_str(&w, "llama.rope.scaling.type", "linear"), gw_kv_f32(&w, "llama.rope.scaling.factor", 4)));
-    WITH_KEY(BASE_INVALID, "factor", (gw_kv_str(&w, "llama.rope.scaling.type", "linear"), gw_kv_f32(&w, "llama.rope.scaling.factor", 0)));
+    WITH_KEY(
+        BASE_OK, "",
+        (gw_kv_str(&w, "llama.rope.scaling.type", "linear"), gw_kv_f32(&w, "llama.rope.scaling.factor", 4)));
+    WITH_KEY(
+        BASE_INVALID, "factor",
+        (gw_kv_str(&w, "llama.rope.scaling.type", "linear"), gw_kv_f32(&w, "llama.rope.scaling.factor", 0)));
     WITH_KEY(BASE_INVALID, "freq_base", gw_kv_f32(&w, "llama.rope.freq_base", (float)(0.0 / 0.0)));
     WITH_KEY(BASE_INVALID, "freq_base", gw_kv_f32(&w, "llama.rope.freq_base", -1));
-    WITH_KEY(BASE_UNSUPPORTED, "tensors", gw_random_tensor(&w, "blk.0.attn_q_norm.weight", 0, 16, ENG_F32, 1, 0, &(uint64_t){1}));
-    WITH_KEY(BASE_INVALID, "rope_freqs", gw_random_tensor(&w, "rope_freqs.weight", 0, 9, ENG_F32, 1, 0, &(uint64_t){1}));
+    WITH_KEY(BASE_UNSUPPORTED, "tensors",
+             gw_random_tensor(&w, "blk.0.attn_q_norm.weight", 0, 16, ENG_F32, 1, 0, &(uint64_t){1}));
+    WITH_KEY(BASE_INVALID, "rope_freqs",
+             gw_random_tensor(&w, "rope_freqs.weight", 0, 9, ENG_F32, 1, 0, &(uint64_t){1}));
 }
 
 /* Tensors that do not fit the configuration, each named. */
 static void test_eng_model_load__tensor_missing_or_misshapen(void)
 {
-    static const char *const names[] = {"token_embd.weight", "output_norm.weight", "blk.0.attn_norm.weight", "blk.1.attn_q.weight",
-                                        "blk.0.attn_k.weight", "blk.0.attn_v.weight", "blk.0.attn_output.weight", "blk.1.ffn_gate.weight",
-                                        "blk.0.ffn_up.weight", "blk.0.ffn_down.weight", "blk.1.ffn_norm.weight"};
+    static const char *const names[] = {
+        "token_embd.weight",   "output_norm.weight",    "blk.0.attn_norm.weight",   "blk.1.attn_q.weight",
+        "blk.0.attn_k.weight", "blk.0.attn_v.weight",   "blk.0.attn_output.weight", "blk.1.ffn_gate.weight",
+        "blk.0.ffn_up.weight", "blk.0.ffn_down.weight", "blk.1.ffn_norm.weight"};
 
     for (size_t i = 0; i < BASE_ARRAY_LEN(names); i++) {
         for (int kind = 0; kind < 2; kind++) {
@@ -373,20 +399,29 @@ static void test_eng_model_load__bad_vocabulary(void)
     WITH_KEY(BASE_INVALID, "tokens", gw_kv_str(&w, "tokenizer.ggml.model", "llama"));
     WITH_KEY(BASE_INVALID, "tokens", (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 41)));
     WITH_KEY(BASE_INVALID, "tokens", (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 0)));
-    WITH_KEY(BASE_INVALID, "tokens", (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), gw_kv_u32(&w, "tokenizer.ggml.tokens", 3)));
+    WITH_KEY(BASE_INVALID, "tokens",
+             (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), gw_kv_u32(&w, "tokenizer.ggml.tokens", 3)));
     WITH_KEY(BASE_OK, "", (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 39)));
-    WITH_KEY(BASE_OK, "", (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
-                           gw_kv_array(&w, "tokenizer.ggml.scores", ENG_GGUF_F32, 40, scores, sizeof(scores)),
-                           gw_kv_array(&w, "tokenizer.ggml.token_type", ENG_GGUF_I32, 40, types, sizeof(types)),
-                           gw_kv_u32(&w, "tokenizer.ggml.bos_token_id", 39)));
-    WITH_KEY(BASE_INVALID, "scores", (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
-                                      gw_kv_array(&w, "tokenizer.ggml.scores", ENG_GGUF_F32, 39, scores, sizeof(scores) - 4)));
-    WITH_KEY(BASE_INVALID, "token_type", (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
-                                          gw_kv_array(&w, "tokenizer.ggml.token_type", ENG_GGUF_F32, 40, types, sizeof(types))));
-    WITH_KEY(BASE_INVALID, "bos_token_id", (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
-                                            gw_kv_u32(&w, "tokenizer.ggml.bos_token_id", 40)));
-    WITH_KEY(BASE_INVALID, "add_bos_token", (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
-                                             gw_kv_u32(&w, "tokenizer.ggml.add_bos_token", 1)));
+    WITH_KEY(BASE_OK, "",
+             (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
+              gw_kv_array(&w, "tokenizer.ggml.scores", ENG_GGUF_F32, 40, scores, sizeof(scores)),
+              gw_kv_array(&w, "tokenizer.ggml.token_type", ENG_GGUF_I32, 40, types, sizeof(types)),
+              gw_kv_u32(&w, "tokenizer.ggml.bos_token_id", 39)));
+    WITH_KEY(BASE_INVALID, "scores",
+             (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
+              gw_kv_array(&w, "tokenizer.ggml.scores", ENG_GGUF_F32, 39, scores, sizeof(scores) - 4)));
+    WITH_KEY(BASE_INVALID, "token_type",
+             (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
+              gw_kv_array(&w, "tokenizer.ggml.token_type", ENG_GGUF_F32, 40, types, sizeof(types))));
+    WITH_KEY(BASE_INVALID, "bos_token_id",
+             (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
+              gw_kv_u32(&w, "tokenizer.ggml.bos_token_id", 40)));
+    WITH_KEY(BASE_OK, "",
+             (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
+              gw_kv_u32(&w, "tokenizer.ggml.padding_token_id", UINT32_MAX)));
+    WITH_KEY(BASE_INVALID, "add_bos_token",
+             (gw_kv_str(&w, "tokenizer.ggml.model", "llama"), put_tokens(&w, 40),
+              gw_kv_u32(&w, "tokenizer.ggml.add_bos_token", 1)));
 }
 
 static void test_eng_gguf_open__files(void)
