@@ -1,5 +1,5 @@
-/* What a stranger's headers, query and form bodies are read by: API keys, cookies, tokens, form fields. Beside not crashing: what is
- * accepted must be well formed. */
+/* What a stranger's headers, query and form bodies are read by: API keys, cookies, tokens, form fields.
+ * Beside not crashing: what is accepted must be well formed. */
 #include "gateway/apikey.h"
 #include "gateway/form.h"
 #include "gateway/session.h"
@@ -44,6 +44,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     must(!gw_token_genuine(pepper, GW_TOKEN_LINK, text, size)); /* made by us: nobody can hit one */
     form(text, size, "token");
     form(text, size, "");
-    must(!gw_origin_ours(&facts, "https://gate.example:8443", false) || memcmp(text, "https://gate.example:8443", size) == 0);
+    must(!gw_origin_ours(&facts, "https://gate.example:8443", false) ||
+         memcmp(text, "https://gate.example:8443", size) == 0);
     return 0;
 }
