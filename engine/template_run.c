@@ -353,6 +353,7 @@ enum base_code eng_trender_run(struct eng_trender *r, struct base_buf *out,
 
     r->sink = &sink;
     run_body(r, scope, r->tmpl->body);
+    r->sink = NULL;
     if (r->rc != BASE_OK)
         return r->rc;
     for (size_t i = 0, end; i < sink.n; i = end) {

@@ -76,11 +76,19 @@ static const char *operator_name(void)
     return name != NULL && name[0] != '\0' && strlen(name) < AUD_TEXT_MAX ? name : "root";
 }
 
+/* On the audit's thread, before aud_close returns. */
+static void on_event_durable(enum base_code rc, uint64_t seq, void *user)
+{
+    (void)seq;
+    *(enum base_code *)user = rc;
+}
+
 static enum base_code append_event(const struct gw_config *config, const char *journal_dir, const char *instance,
                                    const struct base_secret *kek, const struct base_secret *pseudonym_key, const char *action,
                                    const char *target, struct base_err *err)
 {
     struct aud *audit = NULL;
+    enum base_code durable = BASE_INTERNAL;
     enum base_code rc = aud_open(&audit,
                                  &(struct aud_options){.journal_dir = journal_dir,
                                                        .instance = instance,
@@ -101,8 +109,10 @@ static enum base_code append_event(const struct gw_config *config, const char *j
                                          .action = action,
                                          .target = target,
                                          .status = "ok"},
-                    NULL, NULL, err);
+                    on_event_durable, &durable, err);
     aud_close(audit, CLI_SHIP_MS); /* waits until it is durable */
+    if (rc == BASE_OK && durable != BASE_OK)
+        rc = base_fail(err, durable, 0, "the journal %s could not be written", journal_dir);
     return rc;
 }
 

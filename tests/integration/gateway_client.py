@@ -25,6 +25,9 @@ backends:
   mock:
     provider: {base_url: "@MOCK_URL@", ca_file: "@CA_FILE@", connect_timeout_ms: 2000, first_byte_timeout_ms: 1500, idle_timeout_ms: 1500, total_timeout_ms: 20000}
     max_class: internal
+  patient:
+    provider: {base_url: "@MOCK_URL@", ca_file: "@CA_FILE@", first_byte_timeout_ms: 20000}
+    max_class: internal
   dead:
     provider: {base_url: "https://localhost:1/v1", ca_file: "@CA_FILE@", connect_timeout_ms: 1000}
     max_class: internal
@@ -32,6 +35,7 @@ models:
   demo: {description: local, routes: [{backend: local, model: demo}]}
   external: {description: provider first, routes: [{backend: mock, model: gpt-mock}, {backend: local, model: demo}]}
   external-only: {routes: [{backend: mock, model: gpt-mock}]}
+  late: {routes: [{backend: patient, model: "gpt-mock:late"}]}
   through-dead: {routes: [{backend: dead, model: x}, {backend: local, model: demo}]}
   dead-only: {routes: [{backend: dead, model: x}]}
   reserved: {description: for admins, routes: [{backend: local, model: demo}]}
@@ -45,13 +49,13 @@ guards:
     input: {card: mask, iban: mask, email: tag, private_key: block, aws_key: block, github_token: block, slack_token: force_local, jwt: mask}
     output: {card: mask, iban: mask, email: tag, private_key: block, aws_key: mask, github_token: mask, slack_token: mask, jwt: mask}
 roles:
-  employee: {models: [demo, external, external-only, through-dead, dead-only, @FAULT_NAMES@], max_class: confidential, limits: wide, guard: standard}
+  employee: {models: [demo, external, external-only, late, through-dead, dead-only, @FAULT_NAMES@], max_class: confidential, limits: wide, guard: standard}
   narrow: {models: [demo], max_class: internal, limits: narrow, guard: standard}
   few-tokens: {models: [demo], max_class: internal, limits: few-tokens, guard: standard}
   admin: {models: ["*"], max_class: secret, limits: wide, guard: standard}
 """
 FAULTS = ["status-500", "status-429", "status-401", "hang", "stall", "cut", "no-finish", "error-event", "bad-json", "html", "redirect",
-          "split-utf8", "slow", "huge-line", "echo", "card"]
+          "split-utf8", "slow", "huge-line", "echo", "card", "key"]
 
 
 def policy():

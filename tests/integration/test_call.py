@@ -301,6 +301,35 @@ def test_guard__masks_a_streamed_answer_at_any_chunking(gw):
     equal(body["choices"][0]["message"]["content"], text)
 
 
+@case
+def test_guard__stops_an_answer_that_policy_blocks(gw):
+    _, _, (events, done, named) = gw.chat(keys["employee"], model="mock-key", stream=True, headers={"x-gatehouse-events": "1"})
+    equal((text_of(events), finish_of(events), done), ("Here it is: ", "content_filter", True))
+    _, headers, body = gw.chat(keys["employee"], model="mock-key")
+    equal((body["choices"][0]["message"]["content"], body["choices"][0]["finish_reason"]), ("Here it is: ", "content_filter"))
+    gw.wait_shipped()
+    check("blocked" in json.dumps(gw.audit_rows(headers["x-request-id"])))
+
+
+@case
+def test_guard__force_local_keeps_a_request_in_the_house(gw):
+    token = "xoxb-" + "123456789012-1234567890123-AbCdEfGhIjKlMnOpQrStUvWx"
+    before = len(gw.mock_requests())
+    status, headers, _ = gw.chat(keys["admin"], f"what is {token}?", model="external", max_tokens=2)
+    equal((status, headers["x-gatehouse-route-kind"], len(gw.mock_requests())), (200, "engine", before))
+
+
+@case
+def test_inspect__long_text_is_scanned_by_a_worker_and_all_of_it(gw):
+    before = len(gw.mock_requests())
+    long = "lorem ipsum dolor sit amet " * 12000
+    status, headers, _ = gw.chat(keys["employee"], long, model="external-only")
+    equal((status, headers["x-gatehouse-class"], len(gw.mock_requests())), (200, "internal", before + 1))
+    equal(gw.mock_requests()[-1]["body"]["messages"][0]["content"], long)
+    refused(gw.chat(keys["employee"], long + CARD + long, model="external-only"), 403, "class_too_high")
+    equal(len(gw.mock_requests()), before + 1)
+
+
 # ---- providers ----
 
 
@@ -412,10 +441,43 @@ def test_cancel__a_client_that_leaves_frees_the_engine(gw):
 
 @case
 def test_waiting__a_comment_at_least_every_ten_seconds(gw):
-    connection, answer = gw.open_stream(keys["employee"], "hello", model="mock-slow")
+    started = time.monotonic()
+    connection, answer = gw.open_stream(keys["employee"], "hello", model="late")
     line = answer.readline()
-    check(line.startswith(b"data: ") or line.startswith(b": "))
+    equal(line, b": waiting\n")
+    check(time.monotonic() - started < 10)
+    rest = answer.read()
+    check(rest.endswith(b"data: [DONE]\n\n") and b'"mock ' in rest, rest[-300:])
     connection.close()
+
+
+@case
+def test_cancel__clients_that_leave_at_any_moment(gw):
+    import random
+    import socket
+    body = {m: json.dumps({"model": m, "stream": i % 2 == 0, "messages": [{"role": "user", "content": "What is Gatehouse? " * 50}]}).encode()
+            for i, m in enumerate(("demo", "external", "mock-slow", "fallback-500", "no-such-model"))}
+    chance = random.Random(7)
+    for i in range(150):
+        model = chance.choice(list(body))
+        with socket.create_connection(("127.0.0.1", gw.port), timeout=10) as raw:
+            with gw.ssl_context().wrap_socket(raw, server_hostname="localhost") as tls:
+                tls.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer " + keys["employee"].encode()
+                            + b"\r\ncontent-length: %d\r\n\r\n" % len(body[model]) + body[model])
+                time.sleep(chance.random() * 0.03)
+                if i % 3 == 0:  # a reset, not a polite end
+                    raw_linger(tls)
+    deadline = time.monotonic() + 20
+    while sum(gw.metric(m) for m in ("gatehouse_requests_in_flight", "gatehouse_engine_running", "gatehouse_engine_waiting")) > 0:
+        check(time.monotonic() < deadline, "calls of clients that left go on")
+        time.sleep(0.1)
+    equal(gw.chat(keys["employee"], max_tokens=1)[0], 200)
+
+
+def raw_linger(sock):
+    import socket
+    import struct
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 @case

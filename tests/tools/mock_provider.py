@@ -3,8 +3,8 @@
 
 The model name may carry a fault: "gpt-mock:FAULT". Faults: status-500, status-429, status-401, hang (no byte), stall (half an answer, then
 nothing), cut (half an answer, then the connection closes), no-finish (a clean end without finish_reason), error-event, bad-json, html,
-redirect, split-utf8 (every byte its own write), slow (a word every 300 ms), huge-line, echo (the answer repeats the last user message),
-card (the answer holds a card number in pieces).
+redirect, late (7 s before the first byte), split-utf8 (every byte its own write), slow (a word every 300 ms), huge-line, echo (the answer repeats the last user message),
+card (the answer holds a card number in pieces), key (it holds a private key).
 Every request's JSON body and headers go to the --record file, one line each, with the API key's presence but not its value.
 Standard library only.
 """
@@ -63,6 +63,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif self.fault == "hang":
             time.sleep(60)
         else:
+            if self.fault == "late":
+                time.sleep(7)
             self.stream(request)
 
     # ---- streaming ----
@@ -91,6 +93,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return [last[0][i:i + 3] for i in range(0, len(last[0]), 3)]
         if self.fault == "card":
             return ["The card is ", "4111", " 1111", " 11", "11 1", "111", ", keep it", " safe."]
+        if self.fault == "key":
+            return ["Here it is: ", "-----BEGIN", " PRIVATE KEY", "-----\nMIIEvQIBADAN", "BgkqhkiG9w0B\n", "-----END PRIVATE KEY-----", " done."]
         if self.fault == "split-utf8":
             return ["Grüße, ", "世界 ", "👋🏽."]
         return [w + " " for w in ANSWER.split()]
