@@ -14,6 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Connections kept open for reuse, per loop. Left alone, libcurl keeps four for each request that is running just then, and so closes
+ * connections to an HTTP/1.1 provider whenever few run: every sixth request paid for a new handshake. */
+#define KEPT_CONNECTIONS_MAX 256L
+
 struct gw_http_client {
     struct gw_loop *loop;
     CURLM *multi;
@@ -367,6 +371,7 @@ struct gw_http_client *gw_http_client_new(struct gw_loop *loop)
     curl_multi_setopt(client->multi, CURLMOPT_SOCKETDATA, client);
     curl_multi_setopt(client->multi, CURLMOPT_TIMERFUNCTION, on_curl_timer);
     curl_multi_setopt(client->multi, CURLMOPT_TIMERDATA, client);
+    curl_multi_setopt(client->multi, CURLMOPT_MAXCONNECTS, KEPT_CONNECTIONS_MAX);
     curl_multi_setopt(client->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_MULTIPLEX);
     return client;
 }
