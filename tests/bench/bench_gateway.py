@@ -39,14 +39,14 @@ backends:
   mock:
     provider: {base_url: "https://localhost:@PORT@/v1", ca_file: "@CA_FILE@"}
     max_class: internal
-  mock-http1:
-    provider: {base_url: "https://localhost:@PORT1@/v1", ca_file: "@CA_FILE@"}
+  mock-http2:
+    provider: {base_url: "https://localhost:@PORT2@/v1", ca_file: "@CA_FILE@"}
     max_class: internal
 models:
 @DEMO@
   burst: {routes: [{backend: mock, model: mock-20}]}
-  burst-http1: {routes: [{backend: mock-http1, model: mock-20}]}
   paced: {routes: [{backend: mock, model: mock-@PACE@}]}
+  paced-http2: {routes: [{backend: mock-http2, model: mock-@PACE@}]}
 limits:
   wide: {requests_per_minute: 60000000, requests_burst: 1000000, tokens_per_minute: 1000000000, tokens_burst: 1000000000, on_store_failure: open}
 guards:
@@ -66,8 +66,8 @@ class Bench:
     def __init__(self, build, quick):
         self.build, self.quick = build, quick
         self.result = {}
-        self.stack = self.key = self.mock_port = self.mock1_port = self.nginx_port = None
-        self.pids = {}
+        self.stack = self.key = self.mock_port = self.mock2_port = self.nginx_port = None
+        self.others = []
 
     # ---- the parts ----
 
@@ -88,7 +88,7 @@ daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; erro
 events {{ worker_connections 1024; }}
 http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {folder}/nginx; proxy_temp_path {folder}/nginx;
   fastcgi_temp_path {folder}/nginx; scgi_temp_path {folder}/nginx; uwsgi_temp_path {folder}/nginx;
-  upstream mock {{ server 127.0.0.1:{self.mock1_port}; keepalive 128; keepalive_requests 100000000; }}
+  upstream mock {{ server 127.0.0.1:{self.mock_port}; keepalive 128; keepalive_requests 100000000; }}
   server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {folder}/certs/server.pem; ssl_certificate_key {folder}/certs/server.key;
     location / {{ proxy_pass https://mock; proxy_http_version 1.1; proxy_set_header connection ""; proxy_set_header host localhost;
       proxy_buffering off; proxy_ssl_verify on; proxy_ssl_name localhost; proxy_ssl_trusted_certificate {folder}/certs/ca.pem; }} }} }}
@@ -105,12 +105,12 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
         stack = stacks.Stack(folder, self.build / "gateway/gatehouse", stacks.free_port(), stacks.free_port(), config=config, quiet=True)
         try:
             stack.prepare()
-            for http2 in (True, False):
+            for http2 in (False, True): # the second cuts a client of many requests a second, as the gateway's server does
                 mocks.append(self.mock(folder, http2))
-            self.mock_port, self.mock1_port = mocks[0][1], mocks[1][1]
+            self.mock_port, self.mock2_port = mocks[0][1], mocks[1][1]
             policy = POLICY.replace("@ENGINE@", ENGINE if with_model else "").replace("@PORT@", str(self.mock_port))
             policy = policy.replace("@DEMO@", "  demo: {routes: [{backend: local, model: demo}]}" if with_model else "")
-            policy = policy.replace("@PORT1@", str(self.mock1_port)).replace("@PACE@", f"{STREAM_CHUNKS}x{STREAM_EVERY_MS}")
+            policy = policy.replace("@PORT2@", str(self.mock2_port)).replace("@PACE@", f"{STREAM_CHUNKS}x{STREAM_EVERY_MS}")
             stack.policy_text = policy
             process, self.nginx_port = self.nginx(folder)
             if process is not None:
@@ -119,32 +119,38 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
             self.stack = stack
             self.key = stack.make_key()
             stacks.wait_for_key(stack, self.key)
-            self.find_pids([m[0].pid for m in mocks])
+            self.others = [m[0].pid for m in mocks]
+            self.load(stack.port, 4, 50, 20, body=self.body("burst", True)) # opens what is opened on first use
             yield stack
         finally:
             stack.stop()
             for process, _ in mocks:
                 process.terminate()
+                if process.stdout:
+                    self.result.setdefault("provider_connections", []).append(process.stdout.read().split())
                 process.wait()
             shutil.rmtree(folder, ignore_errors=True)
 
-    def find_pids(self, others):
-        postgres = self.stack.processes["postgres"].pid
-        family = [postgres]
+    def pids(self):
+        """Whose processor time counts as whose: Postgres is its server and one process for each connection."""
+        family = [self.stack.processes["postgres"].pid]
         for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
-                if int(stat.read_text().rsplit(")", 1)[1].split()[1]) in family[:2]:
+                if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == family[0]:
                     family.append(int(stat.parent.name))
-        # behind a wrapper process the server is a child and its backends are grandchildren
-        self.pids = {"gateway": [self.stack.processes["gateway"].pid], "mock": others[:2], "redis": [self.stack.processes["redis"].pid],
-                     "postgres": family[:60]}
-        if len(others) > 2:
-            self.pids["nginx"] = others[2:3]
+        pids = {"gateway": [self.gateway_pid()], "mock": self.others[:2], "redis": [self.stack.processes["redis"].pid],
+                "postgres": family[:60]}
+        if len(self.others) > 2:
+            pids["nginx"] = self.others[2:3]
+        return pids
+
+    def gateway_pid(self):
+        return self.stack.processes["gateway"].pid
 
     # ---- one run of the client ----
 
-    def body(self, model, stream, **fields):
-        fields = {"model": model, "messages": [{"role": "user", "content": QUESTION}], **fields}
+    def body(self, model, stream, question=QUESTION, **fields):
+        fields = {"model": model, "messages": [{"role": "user", "content": question}], **fields}
         if stream:
             fields["stream"] = True
         file = self.stack.dir / "body.json"
@@ -156,7 +162,7 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
                 str(warmup if warmup is not None else 4 * connections), "-u", path, "-H", f"authorization: Bearer {self.key}"]
         if body is not None:
             args += ["-b", str(body)]
-        for name, pids in self.pids.items():
+        for name, pids in self.pids().items():
             args += ["-P", f"{name}={','.join(map(str, pids))}"]
         done = subprocess.run(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if done.returncode != 0:
@@ -173,15 +179,16 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
     # ---- what is measured ----
 
     def targets(self):
-        """name: port, path, body"""
+        """name: port, path, body. Of chats with one connection, the steps hold no waiting for one another."""
         stream_body = {"stream": True}
         rows = {
             "GET /v1/models": (self.stack.port, "/v1/models", None),
             "chat, whole answer": (self.stack.port, None, self.chat("burst", False)),
+            "chat, whole answer, 1 connection": (self.stack.port, None, self.chat("burst", False)),
             "chat, 20 chunks at once": (self.stack.port, None, self.chat("burst", **stream_body)),
             f"chat, 20 chunks {STREAM_EVERY_MS} ms apart": (self.stack.port, None, self.chat("paced", **stream_body)),
-            "same, provider by HTTP/1.1": (self.stack.port, None, self.chat("burst-http1", **stream_body)),
-            "chat, engine, 1 token": (self.stack.port, None, self.chat("demo", stream=True, max_tokens=1)),
+            "same, provider by HTTP/2": (self.stack.port, None, self.chat("paced-http2", **stream_body)),
+            "chat, engine, 1 token": (self.stack.port, None, self.chat("demo", stream=True, max_tokens=1, question="What is Gatehouse?")),
         }
         if self.nginx_port:
             rows["nginx, whole answer"] = (self.nginx_port, None, self.chat("mock-20", False))
@@ -196,9 +203,10 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
     def measure_cpu(self, seconds):
         rows = {}
         for name, (port, path, body) in self.targets().items():
+            connections = 1 if name.endswith(", 1 connection") else CPU_CONNECTIONS
             before = self.metrics()
-            got = self.load(port, CPU_CONNECTIONS, 1000000, seconds, path or "/v1/chat/completions", body() if body else None,
-                            warmup=10 * CPU_CONNECTIONS)
+            got = self.load(port, connections, 1000000, seconds, path or "/v1/chat/completions", body() if body else None,
+                            warmup=10 * connections)
             time.sleep(0.3)
             after = self.metrics()
 
@@ -224,7 +232,7 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
                                            (f"20 chunks {STREAM_EVERY_MS} ms apart", True, "paced", f"mock-{STREAM_CHUNKS}x{STREAM_EVERY_MS}")):
             for connections in (1, 16, 64):
                 row = {"kind": kind, "connections": connections}
-                for name, port, model in (("direct", self.mock1_port, theirs), ("nginx", self.nginx_port, theirs),
+                for name, port, model in (("direct", self.mock_port, theirs), ("nginx", self.nginx_port, theirs),
                                           ("gateway", self.stack.port, ours)):
                     if port:
                         row[name] = self.load(port, connections, 1000000, seconds, body=self.body(model, stream))
@@ -238,7 +246,7 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
             return
         out = self.stack.dir / "strace.txt"
         before = self.metrics()
-        tracer = subprocess.Popen(["strace", "-c", "-f", "-q", "-p", str(self.pids["gateway"][0]), "-o", str(out)],
+        tracer = subprocess.Popen(["strace", "-c", "-f", "-q", "-p", str(self.gateway_pid()), "-o", str(out)],
                                   stderr=subprocess.DEVNULL)
         time.sleep(0.5)
         got = self.load(self.stack.port, CPU_CONNECTIONS, 400, 20, body=self.body("burst", False), warmup=0)
@@ -256,7 +264,7 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
                                        (after["gatehouse_audit_journal_bytes"] - before["gatehouse_audit_journal_bytes"]) / n}
 
     def memory(self):
-        pid = self.pids["gateway"][0]
+        pid = self.gateway_pid()
         status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line)
         rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
         return {"rss_mb": int(status["VmRSS"].split()[0]) / 1024, "anonymous_mb": int(status["RssAnon"].split()[0]) / 1024,
@@ -279,7 +287,6 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
             pass
         took = time.monotonic() - start
         connection.close()
-        self.pids["gateway"] = [stack.processes["gateway"].pid]
         return {"ready_s": ready, "first_text_s": took}
 
     def run(self):
@@ -342,6 +349,8 @@ def print_cpu(result):
     print(f"Processor time of one request in us, {CPU_CONNECTIONS} connections, kept alive. The last columns are of the whole machine, which "
           "client, provider, Redis and Postgres share.")
     table(["request", "gateway", "to nginx", "provider", "Redis", "Postgres", "rec/fsync", "req/s", "failed"], rows)
+    print("Connections that the provider saw in all of this, and cut: "
+          + "; ".join(" and ".join(pair) for pair in result["provider_connections"][-2:]) + " (by HTTP/1.1; by HTTP/2)\n")
 
 
 def print_steps(result):
@@ -358,9 +367,12 @@ def print_latency(result):
     rows = []
     for row in result["latency"]:
         direct, gateway, nginx = row["direct"], row["gateway"], row.get("nginx")
-        rows.append([f"{row['kind']}, {row['connections']}", direct["p50_us"], direct["p99_us"], nginx["p50_us"] if nginx else "-",
-                     nginx["p99_us"] if nginx else "-", gateway["p50_us"], gateway["p99_us"], gateway["p50_us"] - direct["p50_us"],
-                     gateway["p99_us"] - direct["p99_us"], gateway["first_p50_us"] - direct["first_p50_us"], row["loop_lag_ms"]])
+        few = min(got["requests"] for got in (direct, gateway, nginx) if got) < 100 # too few for a hundredth
+        rows.append([f"{row['kind']}, {row['connections']}", direct["p50_us"], "-" if few else direct["p99_us"],
+                     nginx["p50_us"] if nginx else "-", nginx["p99_us"] if nginx and not few else "-", gateway["p50_us"],
+                     "-" if few else gateway["p99_us"], gateway["p50_us"] - direct["p50_us"],
+                     "-" if few else gateway["p99_us"] - direct["p99_us"], gateway["first_p50_us"] - direct["first_p50_us"],
+                     row["loop_lag_ms"]])
     table(["answer, connections", "direct p50", "p99", "nginx p50", "p99", "gateway p50", "p99", "added p50", "added p99",
            "added to first byte p50", "loop lag ms"], rows)
 

@@ -2,7 +2,8 @@
  *
  *   mock_provider cert=FILE key=FILE [http2=0|1] [threads=N]
  *
- * It prints "ready PORT" and serves POST /v1/chat/completions until SIGTERM. The model's name says what to answer:
+ * It prints "ready PORT", serves POST /v1/chat/completions until SIGTERM, and prints how many connections it had and cut. The model's
+ * name says what to answer:
  *   mock        20 chunks at once              mock-N      N chunks at once
  *   mock-NxM    N chunks, one each M ms
  * "stream":true answers with events, anything else with one object of the same text. The request is not parsed beyond that.
@@ -165,6 +166,7 @@ int main(int argc, char **argv)
     struct gw_listener_options listener = {.address = "127.0.0.1", .tls = true, .handler = on_request};
     struct gw_server_options options = {.n_threads = 1, .http2 = true, .limits = GW_SERVER_LIMITS_DEFAULT, .listeners = &listener,
                                         .n_listeners = 1};
+    struct gw_server_stats stats;
     struct gw_server *server;
     struct base_err err = {0};
     sigset_t set;
@@ -190,6 +192,9 @@ int main(int argc, char **argv)
     printf("ready %u\n", gw_server_port(server, 0));
     fflush(stdout);
     sigwait(&set, &sig);
+    gw_server_get_stats(server, &stats);
+    printf("%llu %llu\n", (unsigned long long)stats.connections_total, (unsigned long long)stats.cut_total_rate);
+    fflush(stdout);
     gw_server_drain(server, 500);
     gw_server_free(server);
     return 0;
