@@ -31,3 +31,5 @@ openssl x509 -req -in "$dir/server.csr" -CA "$dir/ca.pem" -CAkey "$dir/ca.key" -
     -extfile "$dir/ext" 2>/dev/null
 printf '%s' "$names" >"$dir/names"
 rm -f "$dir/server.csr" "$dir/ext"
+chmod 755 "$dir" # clients need ca.pem; the keys keep mode 0600
+chmod 644 "$dir/ca.pem" "$dir/server.pem"

@@ -6,6 +6,8 @@ All state lives in one folder. Nothing of the system's own Postgres or Redis is 
 folder alone. Standard library only.
 """
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -61,19 +63,20 @@ def free_port():
         return s.getsockname()[1]
 
 
-def alive(pid):
+def started_at(pid):
+    """When a process was started, in the kernel's ticks; None once it has ended. With it a process number is not mistaken for a later one."""
     try:
-        os.kill(pid, 0)
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (OSError, IndexError):
-        return False
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
 
 
 class Stack:
     """start() .. stop(). Each part can be stopped and started by itself, for tests of what happens then."""
 
     def __init__(self, folder, binary, port=8443, admin_port=8442, demo_provider=False, mock_port=8444, policy=None, model=None,
-                 config=None, quiet=False, env=None):
+                 config=None, quiet=False, env=None, listen_address="127.0.0.1"):
         self.dir = pathlib.Path(folder).resolve()
         self.binary = pathlib.Path(binary).resolve()
         self.port, self.admin_port, self.mock_port = port, admin_port, mock_port
@@ -83,7 +86,9 @@ class Stack:
         self.extra_config = config or {}
         self.env = dict(os.environ, **(env or {}))
         self.quiet = quiet
+        self.listen_address = listen_address
         self.processes = {}
+        self.lock = None
         self.socket_dir = None
         self.pg_prefix = []
 
@@ -121,6 +126,7 @@ class Stack:
         process = subprocess.Popen(args, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, **kwargs)
         log.close()
         self.processes[name] = process
+        self.note_processes()
         return process
 
     def log_tail(self, name, lines=8):
@@ -145,16 +151,26 @@ class Stack:
     # ---- folder, certificates, keys ----
 
     def prepare(self):
-        self.dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.dir.mkdir(parents=True, exist_ok=True)
+            self.take_lock()
+        except PermissionError as error:
+            raise StackError(f"{error.filename} cannot be written: it belongs to another user. Go on as that user, say another folder "
+                             "with --dir, or give the folder back: chown") from None
         if shutil.disk_usage(self.dir).free < DISK_NEEDED:
-            raise StackError(f"less than {DISK_NEEDED >> 20} MB are free under {self.dir}: make room, or move the project")
-        self.refuse_second_start()
+            raise StackError(f"less than {DISK_NEEDED >> 20} MB are free under {self.dir}: make room, or say another folder with --dir")
+        self.end_leftovers()
+        (self.dir / "ready.json").unlink(missing_ok=True)
+        self.check_ports()
+        if not self.model.is_file():
+            raise StackError(f"there is no model file {self.model}")
         # a socket's path may have 107 bytes: a deep folder gets its sockets elsewhere
         if len(str(self.dir)) < 70:
             self.socket_dir = self.dir / "sockets"
-            self.socket_dir.mkdir(mode=0o711, exist_ok=True)
+            self.socket_dir.mkdir(exist_ok=True)
         else:
             self.socket_dir = pathlib.Path(tempfile.mkdtemp(prefix="gatehouse-"))
+        self.socket_dir.chmod(0o711)
         subprocess.run([str(ROOT / "certs/make-dev-ca.sh"), str(self.dir / "certs"), "localhost", "127.0.0.1", "::1"], check=True)
         keys = self.dir / "keys"
         keys.mkdir(mode=0o700, exist_ok=True)
@@ -164,15 +180,48 @@ class Stack:
                 with open(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as f:
                     f.write(secrets.token_hex(32) + "\n")
 
-    def refuse_second_start(self):
+    def take_lock(self):
+        """One stack to a folder. The kernel lets go of the lock when this process ends, however it ends."""
+        self.lock = open(self.dir / "lock", "a")
         try:
-            pid = int(json.loads((self.dir / "ready.json").read_text())["pid"])
-        except (OSError, ValueError, KeyError):
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.lock.close()
+            self.lock = None
+            raise StackError(f"Gatehouse is already running from {self.dir}; {self.dir}/ready.json says where. Stop it with Ctrl-C in its "
+                             "terminal, or start another one with --dir, --port and --admin-port") from None
+
+    def note_processes(self):
+        rows = [[name, process.pid, started_at(process.pid)] for name, process in self.processes.items()]
+        (self.dir / "processes.json").write_text(json.dumps(rows))
+
+    def end_leftovers(self):
+        """What an earlier run started and could not stop, because it was killed itself. Called with the lock held."""
+        try:
+            rows = json.loads((self.dir / "processes.json").read_text())
+            rows = [(name, int(pid), started) for name, pid, started in rows if started is not None and started_at(pid) == started]
+        except (OSError, ValueError, TypeError):
             return
-        exe = pathlib.Path(f"/proc/{pid}/exe")
-        if alive(pid) and exe.exists() and os.readlink(exe).startswith(str(self.binary)):
-            raise StackError(f"Gatehouse is already running from {self.dir} (pid {pid}): stop it first with Ctrl-C or `kill {pid}`")
-        (self.dir / "ready.json").unlink()
+        if rows:
+            self.say(f"  ending what an earlier run left behind: {', '.join(name for name, _, _ in rows)}")
+        # each one's quick and orderly end first; a database that is still there after that loses nothing by SIGQUIT
+        for signals in ({"postgres": signal.SIGINT}, {"postgres": signal.SIGQUIT, "gateway": signal.SIGKILL, "redis": signal.SIGKILL}):
+            for name, pid, started in rows:
+                if started_at(pid) == started:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signals.get(name, signal.SIGTERM))
+            deadline = time.monotonic() + 5
+            while any(started_at(pid) == started for _, pid, started in rows) and time.monotonic() < deadline:
+                time.sleep(0.02)
+
+    def check_ports(self):
+        """Early, so that nobody waits for a database first."""
+        for option, port in self.ports():
+            if not port_free("127.0.0.1", port):
+                raise StackError(f"port {port} is taken: stop what listens there (`ss -ltnp` shows it), or say another with {option}")
+
+    def ports(self):
+        return [("--port", self.port), ("--admin-port", self.admin_port)] + ([("--mock-port", self.mock_port)] if self.demo_provider else [])
 
     # ---- Postgres ----
 
@@ -196,9 +245,14 @@ class Stack:
                          "others may enter, /opt or /srv for example")
 
     def pg_own(self, path):
-        if self.pg_prefix and self.pg_prefix[0] == "setpriv":
-            entry = pwd.getpwnam("postgres")
-            os.chown(path, entry.pw_uid, entry.pw_gid)
+        """As root: the folder to whom Postgres runs as, with everything in it when the project has moved meanwhile."""
+        if not self.pg_prefix:
+            return
+        uid, gid = pwd.getpwnam("postgres")[2:4] if self.pg_prefix[0] == "setpriv" else (0, 0)
+        if path.stat().st_uid != uid:
+            for folder, _, files in os.walk(path):
+                for name in [folder, *(os.path.join(folder, file) for file in files)]:
+                    os.chown(name, uid, gid, follow_symlinks=False)
 
     def start_postgres(self):
         data = self.dir / "postgres"
@@ -206,16 +260,18 @@ class Stack:
         sockets = self.socket_dir / "pg"
         sockets.mkdir(mode=0o700, exist_ok=True)
         self.pg_own(sockets)
-        if not (data / "PG_VERSION").exists():
-            shutil.rmtree(data, ignore_errors=True)
-            data.mkdir(mode=0o700)
-            self.pg_own(data)
-            done = subprocess.run(self.pg_prefix + [find_postgres("initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8",
+        if not data.exists():
+            fresh = self.dir / "postgres.new"  # has its name once it is whole
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir(mode=0o700)
+            self.pg_own(fresh)
+            done = subprocess.run(self.pg_prefix + [find_postgres("initdb"), "-D", str(fresh), "-U", "postgres", "-A", "trust", "-E", "UTF8",
                                                     "--locale=C", "--no-instructions"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                   text=True, cwd="/")
             if done.returncode != 0:
                 raise StackError(f"initdb failed:\n{done.stdout}")
-        self.stop_stale_postgres(data)
+            fresh.rename(data)
+        self.pg_own(data)
         self.spawn("postgres", self.pg_prefix + [find_postgres("postgres"), "-D", str(data), "-k", str(sockets), "-c", "listen_addresses=",
                                                  "-c", "max_connections=60", "-c", "shared_buffers=32MB"], cwd="/")
         deadline = time.monotonic() + 60
@@ -223,19 +279,6 @@ class Stack:
             if self.processes["postgres"].poll() is not None or time.monotonic() > deadline:
                 raise StackError(f"Postgres did not start; {self.dir}/postgres.log ends with:\n{self.log_tail('postgres')}")
             time.sleep(0.1)
-
-    def stop_stale_postgres(self, data):
-        """A server that an earlier, killed run left behind in this folder."""
-        try:
-            pid = int((data / "postmaster.pid").read_text().splitlines()[0])
-        except (OSError, ValueError, IndexError):
-            return
-        if alive(pid) and str(data) in pathlib.Path(f"/proc/{pid}/cmdline").read_text(errors="replace"):
-            os.kill(pid, signal.SIGINT)
-            for _ in range(200):
-                if not alive(pid):
-                    break
-                time.sleep(0.05)
 
     def psql(self, sql, check=True, database="postgres", user="postgres"):
         done = subprocess.run([find_postgres("psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", str(self.socket_dir / "pg"), "-U", user, "-d",
@@ -247,13 +290,11 @@ class Stack:
         return done.stdout.strip() or True
 
     def create_database(self):
-        if self.psql("select 1 from pg_database where datname = 'gatehouse'") is not True:
-            return
-        self.psql("create database gatehouse")
+        if self.psql("select 1 from pg_database where datname = 'gatehouse'") is True:
+            self.psql("create database gatehouse")
         done = subprocess.run([find_postgres("psql"), "-Xq", "-v", "ON_ERROR_STOP=1", "-h", str(self.socket_dir / "pg"), "-U", "postgres", "-d",
                                "gatehouse", "-f", str(ROOT / "deploy/postgres-roles.sql")], stderr=subprocess.PIPE, text=True, cwd="/")
         if done.returncode != 0:
-            self.psql("drop database gatehouse", check=False)
             raise StackError(f"the database roles could not be made: {done.stderr.strip()}")
 
     def stop_postgres(self, immediate=False):
@@ -278,8 +319,6 @@ class Stack:
         raise StackError(f"Redis did not start:\n{self.log_tail('redis')}")
 
     def start_mock(self):
-        if not port_free("127.0.0.1", self.mock_port):
-            raise StackError(f"port {self.mock_port} for the mock provider is taken: say another with --mock-port")
         self.spawn("mock", [sys.executable, str(ROOT / "tests/tools/mock_provider.py"), "--port", str(self.mock_port), "--cert",
                             str(self.dir / "certs/server.pem"), "--key", str(self.dir / "certs/server.key"), "--record",
                             str(self.dir / "mock-requests.jsonl")])
@@ -294,7 +333,7 @@ class Stack:
     def write_config(self):
         pg = f"host={self.socket_dir / 'pg'} dbname=gatehouse"
         values = {
-            "listen_address": "127.0.0.1", "listen_port": self.port, "admin_address": "127.0.0.1", "admin_port": self.admin_port,
+            "listen_address": self.listen_address, "listen_port": self.port, "admin_address": "127.0.0.1", "admin_port": self.admin_port,
             "public_url": self.url, "cert_file": self.dir / "certs/server.pem", "key_file": self.dir / "certs/server.key",
             "policy_file": self.dir / "policy.yaml", "migrations_dir": ROOT / "migrations", "instance": "gw1",
             "journal_dir": self.dir / "journal", "kek_file": self.dir / "keys/kek", "pseudonym_key_file": self.dir / "keys/pseudonym",
@@ -314,9 +353,6 @@ class Stack:
         (self.dir / "policy.yaml").write_text(policy)
 
     def start_gateway(self, wait=60):
-        for what, address, port in (("--port", "127.0.0.1", self.port), ("--admin-port", "127.0.0.1", self.admin_port)):
-            if not port_free(address, port):
-                raise StackError(f"port {port} is taken: stop what listens there, or say another with {what}")
         process = self.spawn("gateway", [str(self.binary), "--config", str(self.dir / "gatehouse.conf"), "serve"], env=self.env)
         deadline = time.monotonic() + wait
         while not self.ready():
@@ -363,7 +399,10 @@ class Stack:
         for name in ("gateway", "mock", "redis"):
             self.end(name)
         self.stop_postgres()
-        (self.dir / "ready.json").unlink(missing_ok=True)
+        if self.lock is not None:  # else the folder is another one's
+            (self.dir / "ready.json").unlink(missing_ok=True)
+            self.lock.close()
+            self.lock = None
         if self.socket_dir is not None and self.dir not in self.socket_dir.parents:
             shutil.rmtree(self.socket_dir, ignore_errors=True)
 
@@ -421,43 +460,57 @@ def announce(stack):
         f.write("\n")
     temporary.rename(stack.dir / "ready.json")
     say(f"\nGatehouse is ready.\n\n  url         {facts['url']}\n  api_key     {key}\n  admin_link  {facts['admin_link']}\n"
-        f"              (opens the chat page; once, within 15 minutes; your browser will not know the certificate's authority)\n"
+        f"              (signs a browser in, once, within 15 minutes; the browser will warn until it trusts ca_file)\n"
         f"  ca_file     {facts['ca_file']}\n  pid         {facts['pid']}\n\nTry it:\n\n"
         f"  curl -N --cacert {facts['ca_file']} {facts['url']}/v1/chat/completions -H 'Authorization: Bearer {key}' "
         f"-H 'Content-Type: application/json' -d '{{\"model\":\"{model}\",\"stream\":true,\"messages\":"
         f"[{{\"role\":\"user\",\"content\":\"What is Gatehouse?\"}}]}}'\n\n"
-        f"Its commands: export GATEHOUSE_CONFIG={facts['config_file']}; {stack.binary} audit list\n"
-        f"Health and metrics: {stack.admin_url}/readyz, /metrics. Logs: {stack.dir}/*.log. Ctrl-C stops everything.")
+        f"And see what was recorded of it:\n\n  {stack.binary} --config {facts['config_file']} audit list\n\n"
+        f"Health: {stack.admin_url}/readyz   metrics: {stack.admin_url}/metrics   logs: {stack.dir}/*.log\nCtrl-C stops everything.")
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="./dev run", description="Serves a private Gatehouse until Ctrl-C.")
-    parser.add_argument("--dir", default=str(ROOT / "build/run"), help="where all state lives; may be removed when stopped")
-    parser.add_argument("--binary", required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--port", type=int, default=8443)
-    parser.add_argument("--admin-port", type=int, default=8442)
-    parser.add_argument("--mock-port", type=int, default=8444)
+    parser = argparse.ArgumentParser(prog="./dev run", description="Serves a private Gatehouse until Ctrl-C.", epilog="When it is ready it "
+                                     "writes ready.json into its folder: url, api_key, admin_link, ca_file, pid, model, config_file.")
+    parser.add_argument("--port", type=int, default=8443, help="of the gateway (%(default)s)")
+    parser.add_argument("--admin-port", type=int, default=8442, help="of health and metrics, on 127.0.0.1 alone (%(default)s)")
+    parser.add_argument("--listen", metavar="ADDRESS", default="127.0.0.1", help="where the gateway listens (%(default)s)")
     parser.add_argument("--demo-provider", action="store_true", help="also start a mock provider, to try an external route")
-    parser.add_argument("--model", help="a GGUF file to serve in place of the bundled demo model")
-    parser.add_argument("--policy", help="a policy file in place of the demo's")
+    parser.add_argument("--mock-port", type=int, default=8444, help="of the mock provider (%(default)s)")
+    parser.add_argument("--model", metavar="FILE.gguf", help="serve this model file in place of the bundled one")
+    parser.add_argument("--policy", metavar="FILE.yaml", help="a policy in place of the demo's; @MODEL@ in it is the model file")
+    parser.add_argument("--dir", default=str(ROOT / "build/run"), help="where all state lives; may be removed when stopped (build/run)")
+    parser.add_argument("--binary", default=str(ROOT / "build/release/gateway/gatehouse"), help=argparse.SUPPRESS)
+    parser.add_argument("--relative-to", default=".", help=argparse.SUPPRESS)  # ./dev changes the folder before it comes here
     args = parser.parse_args()
-    policy = pathlib.Path(args.policy).read_text() if args.policy else None
-    stack = Stack(args.dir, args.binary, args.port, args.admin_port, args.demo_provider, args.mock_port, policy, args.model)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    here = pathlib.Path(args.relative_to)
+    policy = None
+    if args.policy:
+        try:
+            policy = (here / args.policy).read_text()
+        except OSError as error:
+            parser.error(f"the policy {args.policy} cannot be read: {error.strerror}")
+    stack = Stack(here / args.dir, here / args.binary, args.port, args.admin_port, args.demo_provider, args.mock_port, policy,
+                  (here / args.model).resolve() if args.model else None, listen_address=args.listen)
+    # said for all three, because a shell may have started this with SIGINT ignored, and a closed terminal sends SIGHUP
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     try:
         stack.start()
         announce(stack)
         code = stack.processes["gateway"].wait()
-        say(f"the gateway has ended ({code}); {stack.dir}/gateway.log says why")
-        return 1
+        say(f"\nThe gateway has ended ({code}). {stack.dir}/gateway.log ends with:\n{stack.log_tail('gateway', 3)}")
+        return 1 if code else 0
     except StackError as error:
         print(f"\n./dev run: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        say("\nstopping ...")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            say("\nStopping ...")
         return 0
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         stack.stop()
 
 
