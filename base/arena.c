@@ -2,8 +2,10 @@
 #include "base/arena.h"
 
 #include "base/mem.h"
+#include "base/secret.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -19,6 +21,7 @@ struct base_arena {
     atomic_int refs;
     size_t max, total;
     struct block *head;
+    bool wipe;
 };
 
 struct base_arena *base_arena_new(size_t max_bytes)
@@ -43,10 +46,17 @@ void base_arena_unref(struct base_arena *arena)
     while (arena->head != NULL) {
         struct block *next = arena->head->next;
 
+        if (arena->wipe)
+            base_wipe(arena->head->data, arena->head->used);
         free(arena->head);
         arena->head = next;
     }
     free(arena);
+}
+
+void base_arena_wipe_on_free(struct base_arena *arena)
+{
+    arena->wipe = true;
 }
 
 void *base_arena_alloc(struct base_arena *arena, size_t size)

@@ -16,6 +16,9 @@ struct base_arena *base_arena_new(size_t max_bytes);
 struct base_arena *base_arena_ref(struct base_arena *arena);
 void base_arena_unref(struct base_arena *arena); /* NULL is allowed */
 
+/* From now on what it holds is wiped before the memory is given back: for prompts and the like. */
+void base_arena_wipe_on_free(struct base_arena *arena);
+
 /* NULL when the arena's limit would be passed. */
 void *base_arena_alloc(struct base_arena *arena, size_t size);
 /* n bytes and a NUL. */

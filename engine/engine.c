@@ -152,7 +152,6 @@ static enum base_code load_model(struct eng *eng, const char *path, struct base_
     rc = eng_tokenizer_new(&eng->tok, &eng->model->vocab, err);
     if (rc != BASE_OK)
         return base_fail_prefix(err, rc, "%s", path);
-    eng->specials = eng_specials_new(&eng->model->vocab);
     if (eng->model->chat_template.n == 0)
         return BASE_OK;
     rc = eng_template_compile(&eng->tmpl, eng->model->chat_template.p, eng->model->chat_template.n, err);
@@ -189,7 +188,6 @@ void eng_close(struct eng *eng)
     eng_kvcache_free(eng->kv);
     eng_graph_free(eng->graph);
     eng_template_free(eng->tmpl);
-    eng_specials_free(eng->specials);
     eng_tokenizer_free(eng->tok);
     eng_model_free(eng->model);
     free(eng);

@@ -24,7 +24,6 @@ struct eng {
     struct eng_model *model;
     struct eng_tokenizer *tok;
     struct eng_template *tmpl; /* NULL: the file has none */
-    struct eng_specials *specials;
     struct eng_graph *graph;
     struct eng_kvcache *kv;
     struct eng_sched *sched;
@@ -43,10 +42,5 @@ struct eng_prompt {
 /* Tokens as given; ids are checked against the vocabulary. */
 enum base_code eng_prompt_ids(struct eng *eng, const int32_t *ids, uint32_t n, struct eng_prompt **ret_prompt,
                               struct base_err *err);
-
-/* Control tokens by text, for finding them in a template's own text (prompt.c). */
-struct eng_specials;
-struct eng_specials *eng_specials_new(const struct eng_vocab *vocab);
-void eng_specials_free(struct eng_specials *specials); /* NULL is allowed */
 
 #endif

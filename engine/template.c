@@ -163,6 +163,7 @@ void eng_trender_begin(struct eng_trender *r, const struct eng_template *tmpl, i
 {
     *r = (struct eng_trender){.tmpl = tmpl, .err = err, .now_wall_us = now_wall_us};
     r->arena = base_arena_new(ENG_TEMPLATE_MEMORY_MAX);
+    base_arena_wipe_on_free(r->arena); /* it holds the messages */
     r->globals = eng_tscope_new(r, NULL);
 }
 

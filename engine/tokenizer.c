@@ -3,12 +3,18 @@
 #include "engine/tokenizer_priv.h"
 
 #include "base/mem.h"
+#include "base/secret.h"
 #include "base/str.h"
 #include "engine/template.h"
 
 #include <math.h>
 #include <string.h>
 #include <sys/random.h>
+
+/* DeepSeek's, with full-width bars and U+2581: in pieces, since "\x9cend" would be one long escape. */
+#define END_OF_SENTENCE \
+    ("<\xef\xbd\x9c"    \
+     "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>")
 
 static const char *const ends_answer_names[] = {
     "<|im_end|>",
@@ -22,8 +28,7 @@ static const char *const ends_answer_names[] = {
     "<end_of_turn>",
     "<turn|>",
     "<|END_OF_TURN_TOKEN|>",
-    "<\xef\xbd\x9c"
-    "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+    END_OF_SENTENCE,
     "<|end_of_sentence|>",
     "<|end_of_role|>",
     "[EOT]",
@@ -134,11 +139,16 @@ void eng_ids_grow(struct eng_ids *ids)
     }
     if (cap > ids->max)
         cap = ids->max;
-    v = realloc(ids->v, (size_t)cap * sizeof(*v));
+    v = malloc((size_t)cap * sizeof(*v)); /* realloc would leave a copy behind */
     if (v == NULL) {
         ids->failed = true;
         return;
     }
+    if (ids->n > 0) {
+        memcpy(v, ids->v, ids->n * sizeof(*v));
+        base_wipe(ids->v, ids->n * sizeof(*v));
+    }
+    free(ids->v);
     ids->v = v;
     ids->cap = cap;
 }
@@ -513,7 +523,7 @@ static enum base_code add_spans(const struct eng_tokenizer *tok, const char *tex
 
 static enum base_code tokenize(const struct eng_tokenizer *tok, const char *text,
                                const struct eng_template_span *spans, size_t n_spans, bool add_special,
-                               bool bos_once, uint32_t max_ids, int32_t **ids, uint32_t *n_ids,
+                               bool is_chat, uint32_t max_ids, int32_t **ids, uint32_t *n_ids,
                                struct base_err *err)
 {
     struct eng_ids list = {.v = *ids, .n = *n_ids, .cap = *n_ids, .max = max_ids};
@@ -523,18 +533,20 @@ static enum base_code tokenize(const struct eng_tokenizer *tok, const char *text
     if (add_special && tok->add_bos && tok->bos >= 0)
         eng_ids_add(&list, tok->bos);
     rc = add_spans(tok, text, spans, n_spans, &list, err);
-    if (rc == BASE_OK && bos_once && list.n >= start + 2 && add_special && tok->add_bos && tok->bos >= 0 &&
+    if (rc == BASE_OK && is_chat && list.n >= start + 2 && add_special && tok->add_bos && tok->bos >= 0 &&
         list.v[start + 1] == tok->bos) {
         memmove(list.v + start, list.v + start + 1, (size_t)(list.n - start - 1) * sizeof(*list.v));
         list.n--;
     }
-    if (rc == BASE_OK && add_special && tok->add_eos && tok->eos >= 0)
+    if (rc == BASE_OK && !is_chat && add_special && tok->add_eos && tok->eos >= 0)
         eng_ids_add(&list, tok->eos);
     if (rc == BASE_OK && list.failed)
         rc = base_fail(err, BASE_TOO_LARGE, 0, "more than %u tokens", max_ids);
     *ids = list.v; /* it may have moved; *n_ids tells what it holds */
     if (rc == BASE_OK)
         *n_ids = list.n;
+    else if (list.n > start)
+        base_wipe(list.v + start, (size_t)(list.n - start) * sizeof(*list.v));
     return rc;
 }
 

@@ -3,6 +3,7 @@
  * What: byte-level BPE ("gpt2" in GGUF, with the pre-tokenizer that the file names) and SentencePiece ("llama"), behind one
  *       type. Built from a model file's vocabulary, which is untrusted: sizes and ids are checked here.
  * Who:  any thread once built; it never changes.
+ * Promises: what tokenizing leaves in memory besides the ids it returns is wiped: text may be a prompt.
  */
 #ifndef ENGINE_TOKENIZER_H
 #define ENGINE_TOKENIZER_H
@@ -60,7 +61,7 @@ enum base_code eng_tokenize(const struct eng_tokenizer *tok, const char *text, s
 struct eng_template_span;
 /* The same for a rendered chat: control tokens are taken from template spans alone, and the text between them is tokenized
  * as one, so that words may cross from template to message as they did in training. spans cover the text in order. BOS
- * is added when the model wants one and the template has not written it. */
+ * is added when the model wants one and the template has not written it; EOS never: the answer is to follow. */
 enum base_code eng_tokenize_spans(const struct eng_tokenizer *tok, const char *text,
                                   const struct eng_template_span *spans, size_t n_spans, bool add_special,
                                   uint32_t max_ids, int32_t **ids, uint32_t *n_ids, struct base_err *err);

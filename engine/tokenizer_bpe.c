@@ -7,6 +7,7 @@
 #include "engine/tokenizer_priv.h"
 
 #include "base/mem.h"
+#include "base/secret.h"
 #include "base/str.h"
 
 #include <string.h>
@@ -280,6 +281,8 @@ static enum base_code merge_long(const struct eng_tokenizer *tok, const unsigned
     }
     for (uint32_t i = 0; i != UINT32_MAX; i = syms[i].next)
         emit(tok, syms[i].id, ids);
+    base_wipe(syms, n * sizeof(*syms));
+    base_wipe(room, 2 * n * sizeof(*room));
     return BASE_OK;
 }
 

@@ -8,6 +8,7 @@
 #include "engine/tokenizer_priv.h"
 
 #include "base/mem.h"
+#include "base/secret.h"
 #include "engine/unicode_tables.h"
 
 #include <string.h>
@@ -534,6 +535,7 @@ size_t eng_pre_split(const struct eng_pre *pre, const char *text, size_t len, ui
             bytes += ch_bytes(chars[c]);
         in[piece] = (uint32_t)bytes;
     }
+    base_wipe(chars, n * sizeof(*chars));
     *ret_ends = TAKE(in);
     return n_pieces;
 }

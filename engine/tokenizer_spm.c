@@ -7,6 +7,7 @@
 #include "engine/tokenizer_priv.h"
 
 #include "base/mem.h"
+#include "base/secret.h"
 #include "base/str.h"
 
 #include <string.h>
@@ -218,6 +219,7 @@ enum base_code eng_spm_tokenize(const struct eng_tokenizer *tok, const char *tex
         if (rc == BASE_OK)
             merge_piece(tok, &work, plain + i, piece, ids);
     }
+    base_wipe(plain, n); /* symbols and heap hold places and scores alone */
     free(work.syms);
     free(work.heap);
     return rc;

@@ -238,6 +238,10 @@ static void test_tokenize_spans__words_cross_and_control_tokens_do_not(void)
                   "1 259 63 118 65 262");
     }
     eng_tokenizer_free(tok);
+    sv.vocab.add_eos = 1; /* no EOS where an answer is to follow */
+    tok = open_vocab();
+    CHECK_STR(span_ids(tok, "ab", (struct eng_template_span[]){{0, 2, true}}, 1), "1 264");
+    eng_tokenizer_free(tok);
 }
 
 static void test_tokenize__refuses_past_max_ids(void)
