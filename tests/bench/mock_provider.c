@@ -106,7 +106,7 @@ static void one_object(struct gw_http *http, unsigned n_chunks)
 static void read_model(const char *body, size_t len, unsigned *n_chunks, unsigned *every_ms)
 {
     static const char name[] = "\"mock-";
-    const char *at = memmem(body, len, name, sizeof(name) - 1);
+    const char *at = body != NULL ? memmem(body, len, name, sizeof(name) - 1) : NULL;
     char text[24] = "";
     size_t n;
 
