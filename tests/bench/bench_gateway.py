@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -126,8 +127,6 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
             stack.stop()
             for process, _ in mocks:
                 process.terminate()
-                if process.stdout:
-                    self.result.setdefault("provider_connections", []).append(process.stdout.read().split())
                 process.wait()
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -176,6 +175,17 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
         connection.close()
         return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))}
 
+    def provider_stats(self):
+        """Connections that both providers have had and cut; asking counts as one each."""
+        sums = {"connections": 0, "cut": 0}
+        for port in (self.mock_port, self.mock2_port):
+            connection = http.client.HTTPSConnection("localhost", port, context=self.stack.ssl_context(), timeout=10)
+            connection.request("GET", "/stats")
+            for name, value in json.load(connection.getresponse()).items():
+                sums[name] += value
+            connection.close()
+        return sums
+
     # ---- what is measured ----
 
     def targets(self):
@@ -204,7 +214,7 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
         rows = {}
         for name, (port, path, body) in self.targets().items():
             connections = 1 if name.endswith(", 1 connection") else CPU_CONNECTIONS
-            before = self.metrics()
+            before, provider = self.metrics(), self.provider_stats()
             got = self.load(port, connections, 1000000, seconds, path or "/v1/chat/completions", body() if body else None,
                             warmup=10 * connections)
             time.sleep(0.3)
@@ -213,6 +223,9 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
             def delta(metric):
                 return after.get(metric, 0) - before.get(metric, 0)
 
+            now = self.provider_stats()
+            got["new_connections"] = now["connections"] - provider["connections"] - 2
+            got["cut_connections"] = now["cut"] - provider["cut"]
             got["steps_us"] = {}
             for step in STEPS:
                 n = delta(f'gatehouse_step_seconds_count{{step="{step}"}}')
@@ -241,27 +254,27 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
         self.result["latency"] = rows
 
     def measure_syscalls(self):
-        """What the kernel is asked for one whole answer: the floor is what no implementation can do without."""
+        """What the kernel is asked for: the floor is what no implementation can do without."""
         if shutil.which("strace") is None:
             return
-        out = self.stack.dir / "strace.txt"
-        before = self.metrics()
-        tracer = subprocess.Popen(["strace", "-c", "-f", "-q", "-p", str(self.gateway_pid()), "-o", str(out)],
-                                  stderr=subprocess.DEVNULL)
-        time.sleep(0.5)
-        got = self.load(self.stack.port, CPU_CONNECTIONS, 400, 20, body=self.body("burst", False), warmup=0)
-        tracer.send_signal(2)
-        tracer.wait(20)
-        after = self.metrics()
-        n = got["requests"]
-        calls = {}
-        for line in out.read_text().splitlines():
-            fields = line.split()
-            if len(fields) >= 5 and re.fullmatch(r"[0-9.]+", fields[0]) and fields[-1] != "total":
-                calls[fields[-1]] = int(fields[3]) / n
-        self.result["syscalls"] = {"requests": n, "per_request": calls,
-                                   "journal_bytes_per_request":
-                                       (after["gatehouse_audit_journal_bytes"] - before["gatehouse_audit_journal_bytes"]) / n}
+        rows = self.result["syscalls"] = {}
+        for name, body, n in (("whole answer", self.body("burst", False), 400), ("chunk, 10 ms apart", self.body("paced", True), 100)):
+            out = self.stack.dir / "strace.txt"
+            before = self.metrics()
+            tracer = subprocess.Popen(["strace", "-c", "-f", "-q", "-p", str(self.gateway_pid()), "-o", str(out)], stderr=subprocess.DEVNULL)
+            time.sleep(0.5)
+            got = self.load(self.stack.port, CPU_CONNECTIONS, n, 20, body=body, warmup=0)
+            tracer.send_signal(signal.SIGINT)
+            tracer.wait(20)
+            after = self.metrics()
+            per = got["requests"] * (STREAM_CHUNKS if name.startswith("chunk") else 1)
+            calls = {}
+            for line in out.read_text().splitlines():
+                fields = line.split()
+                if len(fields) >= 5 and re.fullmatch(r"[0-9.]+", fields[0]) and fields[-1] != "total":
+                    calls[fields[-1]] = int(fields[3]) / per
+            rows[name] = {"requests": got["requests"], "per": calls, "journal_bytes_per_request":
+                          (after["gatehouse_audit_journal_bytes"] - before["gatehouse_audit_journal_bytes"]) / got["requests"]}
 
     def memory(self):
         pid = self.gateway_pid()
@@ -326,13 +339,15 @@ def print_syscalls(result):
     if data is None:
         print("strace is not installed: system calls were not counted\n")
         return
-    print(f"Floor: system calls of the gateway for one whole answer (strace, {data['requests']} requests, {CPU_CONNECTIONS} connections, "
-          "handshakes among them).")
-    print("Least possible: 2 reads and 2 writes of the two hops, 1 write and 1 read of Redis and 2 writes of the journal, batched, and a "
-          "share of epoll_wait and fdatasync.")
-    calls = sorted(data["per_request"].items(), key=lambda item: -item[1])
-    table(["system call", "per request"], [[name, n] for name, n in calls if n >= 0.02] + [["all", sum(data["per_request"].values())]])
-    print(f"Journal: {data['journal_bytes_per_request']:,.0f} bytes for one request (intent and outcome).\n")
+    whole, chunk = data["whole answer"], data["chunk, 10 ms apart"]
+    print(f"Floor: system calls of the gateway, by strace, {CPU_CONNECTIONS} connections, their handshakes among them.\n"
+          "Least possible for a whole answer: 2 reads and 2 writes of the two hops, a write and a read of Redis and 2 writes of the journal,\n"
+          "batched, and a share of epoll_wait and fdatasync. For a chunk: 1 read, 1 write, a share of epoll_wait.")
+    names = sorted(whole["per"].keys() | chunk["per"].keys(), key=lambda name: -whole["per"].get(name, 0))
+    rows = [[name, whole["per"].get(name, 0.0), chunk["per"].get(name, 0.0)] for name in names]
+    table(["system call", f"whole answer ({whole['requests']})", f"chunk ({chunk['requests']} x {STREAM_CHUNKS})"],
+          [row for row in rows if max(row[1:]) >= 0.02] + [["all", sum(whole["per"].values()), sum(chunk["per"].values())]])
+    print(f"Journal: {whole['journal_bytes_per_request']:,.0f} bytes for one request (intent and outcome).\n")
 
 
 def print_cpu(result):
@@ -345,12 +360,10 @@ def print_cpu(result):
         who = "nginx" if name.startswith("nginx") else "gateway"
         beside = nginx.get(name[6:]) if name.startswith("chat, ") else None
         rows.append([name, cpu[who], f"{cpu[who] / beside:.1f} x" if beside else "", cpu["mock"], cpu["redis"], cpu["postgres"],
-                     got.get("records_per_fsync", 0.0), got["per_second"], str(got["not_200"] + got["errors"])])
-    print(f"Processor time of one request in us, {CPU_CONNECTIONS} connections, kept alive. The last columns are of the whole machine, which "
-          "client, provider, Redis and Postgres share.")
-    table(["request", "gateway", "to nginx", "provider", "Redis", "Postgres", "rec/fsync", "req/s", "failed"], rows)
-    print("Connections that the provider saw in all of this, and cut: "
-          + "; ".join(" and ".join(pair) for pair in result["provider_connections"][-2:]) + " (by HTTP/1.1; by HTTP/2)\n")
+                     got.get("records_per_fsync", 0.0), str(got["new_connections"]), got["per_second"], str(got["not_200"] + got["errors"])])
+    print(f"Processor time of one request in us, {CPU_CONNECTIONS} connections, kept alive. req/s is of the whole machine, which "
+          "client, provider, Redis and Postgres share; dialled: connections that the provider got.")
+    table(["request", "gateway", "to nginx", "provider", "Redis", "Postgres", "rec/fsync", "dialled", "req/s", "failed"], rows)
 
 
 def print_steps(result):

@@ -36,15 +36,15 @@ struct connection {
     int fd;
     SSL *ssl;
     bool connected, busy, in_body, failed;
-    size_t sent;                /* of the request */
+    size_t sent; /* of the request */
     char head[HEAD_MAX];
     size_t head_len;
     int status;
     enum body_kind kind;
-    uint64_t left;              /* of the body or the chunk */
-    char line[32];              /* a chunk's size */
+    uint64_t left; /* of the body or the chunk */
+    char line[32]; /* a chunk's size */
     size_t line_len;
-    char last;                  /* last byte of the body: two line ends close an event */
+    char last; /* last byte of the body: two line ends close an event */
     double start, first;
 };
 
@@ -164,7 +164,9 @@ static void watch(struct connection *c, int op, uint32_t events)
 
 static void dial(struct connection *c)
 {
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons((uint16_t)args.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((uint16_t)args.port),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int one = 1;
 
     memset(c, 0, sizeof(*c));
@@ -199,7 +201,8 @@ static void send_request(struct connection *c)
         c->in_body = false;
         c->last = 0;
     }
-    while (c->sent < args.request_len && (n = SSL_write(c->ssl, args.request + c->sent, (int)(args.request_len - c->sent))) > 0)
+    while (c->sent < args.request_len &&
+           (n = SSL_write(c->ssl, args.request + c->sent, (int)(args.request_len - c->sent))) > 0)
         c->sent += (size_t)n;
     watch(c, EPOLL_CTL_MOD, c->sent < args.request_len ? EPOLLIN | EPOLLOUT : EPOLLIN);
 }
@@ -390,13 +393,16 @@ static void print_result(double took)
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &own);
     qsort(total_us, n_total, sizeof(*total_us), by_value);
     qsort(first_us, n_first, sizeof(*first_us), by_value);
-    printf("{\"requests\":%zu,\"errors\":%ld,\"not_200\":%ld,\"seconds\":%.3f,\"per_second\":%.1f,\"p50_us\":%.0f,\"p99_us\":%.0f,"
+    printf("{\"requests\":%zu,\"errors\":%ld,\"not_200\":%ld,\"seconds\":%.3f,\"per_second\":%.1f,\"p50_us\":"
+           "%.0f,\"p99_us\":%.0f,"
            "\"first_p50_us\":%.0f,\"first_p99_us\":%.0f,\"events\":%llu,\"bytes\":%llu,\"cpu_us\":{",
-           n_total, n_errors, n_bad_status, took, (double)n_total / took, rank(total_us, n_total, .5), rank(total_us, n_total, .99),
-           rank(first_us, n_first, .5), rank(first_us, n_first, .99), (unsigned long long)n_events, (unsigned long long)n_bytes);
+           n_total, n_errors, n_bad_status, took, (double)n_total / took, rank(total_us, n_total, .5),
+           rank(total_us, n_total, .99), rank(first_us, n_first, .5), rank(first_us, n_first, .99),
+           (unsigned long long)n_events, (unsigned long long)n_bytes);
     for (int i = 0; i < args.n_groups; i++)
         printf("%s\"%s\":%.2f", i > 0 ? "," : "", args.groups[i].name,
-               n_total > 0 ? (group_cpu(&args.groups[i]) - args.groups[i].cpu_start) / 1e3 / (double)n_total : 0);
+               n_total > 0 ? (group_cpu(&args.groups[i]) - args.groups[i].cpu_start) / 1e3 / (double)n_total
+                           : 0);
     printf("}}\n");
 }
 
@@ -447,11 +453,13 @@ static void build_request(char **headers, int n_headers)
         n = fread(body, 1, sizeof(body), f);
         fclose(f);
     }
-    append(line, (size_t)snprintf(line, sizeof(line), "%s %s HTTP/1.1\r\nhost: localhost:%d\r\n", n > 0 ? "POST" : "GET", args.path, args.port));
+    append(line, (size_t)snprintf(line, sizeof(line), "%s %s HTTP/1.1\r\nhost: localhost:%d\r\n",
+                                  n > 0 ? "POST" : "GET", args.path, args.port));
     for (int i = 0; i < n_headers; i++)
         append(line, (size_t)snprintf(line, sizeof(line), "%.8000s\r\n", headers[i]));
     if (n > 0)
-        append(line, (size_t)snprintf(line, sizeof(line), "content-type: application/json\r\ncontent-length: %zu\r\n", n));
+        append(line, (size_t)snprintf(line, sizeof(line),
+                                      "content-type: application/json\r\ncontent-length: %zu\r\n", n));
     append("\r\n", 2);
     append(body, n);
 }

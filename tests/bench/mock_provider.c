@@ -2,8 +2,8 @@
  *
  *   mock_provider cert=FILE key=FILE [http2=0|1] [threads=N]
  *
- * It prints "ready PORT", serves POST /v1/chat/completions until SIGTERM, and prints how many connections it had and cut. The model's
- * name says what to answer:
+ * It prints "ready PORT" and serves until SIGTERM. GET /stats tells how many connections it has had and cut. The model's name says what
+ * to answer to POST /v1/chat/completions:
  *   mock        20 chunks at once              mock-N      N chunks at once
  *   mock-NxM    N chunks, one each M ms
  * "stream":true answers with events, anything else with one object of the same text. The request is not parsed beyond that.
@@ -20,9 +20,14 @@
 #include <string.h>
 #include <sys/prctl.h>
 
-#define CHUNKS_MAX  1000u
-#define CHUNK_START "data: {\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":\"mock\","
-#define CHUNK_TEXT  "streaming "
+#define CHUNKS_MAX 1000u
+#define CHUNK_START                                                                                    \
+    "data: "                                                                                           \
+    "{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion.chunk\",\"created\":1700000000,\"model\":" \
+    "\"mock\","
+#define CHUNK_TEXT "streaming "
+
+static struct gw_server *server;
 
 struct answer {
     struct gw_http *http;
@@ -48,8 +53,10 @@ static enum base_code put_chunk(struct gw_http *http)
 
 static void put_end(struct gw_http *http)
 {
-    static const char end[] = CHUNK_START "\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}]}\n\n"
-        CHUNK_START "\"choices\":[],\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":20,\"total_tokens\":40}}\n\n"
+    static const char end[] = CHUNK_START
+        "\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"stop\"}]}"
+        "\n\n" CHUNK_START
+        "\"choices\":[],\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":20,\"total_tokens\":40}}\n\n"
         "data: [DONE]\n\n";
 
     gw_http_write(http, end, sizeof(end) - 1);
@@ -93,12 +100,14 @@ static void one_object(struct gw_http *http, unsigned n_chunks)
     static const struct gw_header json = {"content-type", "application/json"};
     auto_buf struct base_buf out = BASE_BUF_INIT(1u << 20);
 
-    base_buf_append_str(&out, "{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion\",\"created\":1700000000,\"model\":\"mock\",\"choices\":"
+    base_buf_append_str(&out, "{\"id\":\"chatcmpl-mock\",\"object\":\"chat.completion\",\"created\":"
+                              "1700000000,\"model\":\"mock\",\"choices\":"
                               "[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":\"");
     for (unsigned i = 0; i < n_chunks; i++)
         base_buf_append_str(&out, CHUNK_TEXT);
-    base_buf_append_str(&out, "\"},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
-                              "\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":20,\"total_tokens\":40}}");
+    base_buf_append_str(&out,
+                        "\"},\"logprobs\":null,\"finish_reason\":\"stop\"}],"
+                        "\"usage\":{\"prompt_tokens\":20,\"completion_tokens\":20,\"total_tokens\":40}}");
     gw_http_send(http, 200, &json, 1, out.data, out.len);
 }
 
@@ -120,6 +129,19 @@ static void read_model(const char *body, size_t len, unsigned *n_chunks, unsigne
         *n_chunks = CHUNKS_MAX;
 }
 
+static void send_stats(struct gw_http *http)
+{
+    static const struct gw_header json = {"content-type", "application/json"};
+    struct gw_server_stats stats;
+    char out[120];
+    int n;
+
+    gw_server_get_stats(server, &stats);
+    n = snprintf(out, sizeof(out), "{\"connections\":%llu,\"cut\":%llu}\n",
+                 (unsigned long long)stats.connections_total, (unsigned long long)stats.cut_total_rate);
+    gw_http_send(http, 200, &json, 1, out, (size_t)n);
+}
+
 static void on_request(struct gw_http *http, void *user)
 {
     static const char streamed[] = "\"stream\":true";
@@ -128,6 +150,10 @@ static void on_request(struct gw_http *http, void *user)
     const char *body = gw_http_body(http, &len);
 
     (void)user;
+    if (strcmp(gw_http_path(http), "/stats") == 0) {
+        send_stats(http);
+        return;
+    }
     if (strcmp(gw_http_path(http), "/v1/chat/completions") != 0 || len == 0) {
         gw_http_send(http, 404, &(struct gw_header){"content-type", "text/plain"}, 1, "no\n", 3);
         return;
@@ -164,10 +190,11 @@ static bool read_args(struct gw_server_options *options, int argc, char **argv)
 int main(int argc, char **argv)
 {
     struct gw_listener_options listener = {.address = "127.0.0.1", .tls = true, .handler = on_request};
-    struct gw_server_options options = {.n_threads = 1, .http2 = true, .limits = GW_SERVER_LIMITS_DEFAULT, .listeners = &listener,
+    struct gw_server_options options = {.n_threads = 1,
+                                        .http2 = true,
+                                        .limits = GW_SERVER_LIMITS_DEFAULT,
+                                        .listeners = &listener,
                                         .n_listeners = 1};
-    struct gw_server_stats stats;
-    struct gw_server *server;
     struct base_err err = {0};
     sigset_t set;
     int sig;
@@ -176,7 +203,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: mock_provider cert=FILE key=FILE [http2=0|1] [threads=N]\n");
         return 2;
     }
-    options.limits.requests_per_second = 1000000; /* one client, many requests: its limits are no part of the measure */
+    options.limits.requests_per_second =
+        1000000; /* one client, many requests: its limits are no part of the measure */
     options.limits.connections_per_address = 10000;
     options.limits.streams_per_connection = 1000;
     prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -192,9 +220,6 @@ int main(int argc, char **argv)
     printf("ready %u\n", gw_server_port(server, 0));
     fflush(stdout);
     sigwait(&set, &sig);
-    gw_server_get_stats(server, &stats);
-    printf("%llu %llu\n", (unsigned long long)stats.connections_total, (unsigned long long)stats.cut_total_rate);
-    fflush(stdout);
     gw_server_drain(server, 500);
     gw_server_free(server);
     return 0;
