@@ -258,12 +258,12 @@ http {{ access_log off; keepalive_requests 100000000; client_body_temp_path {fol
         if shutil.which("strace") is None:
             return
         rows = self.result["syscalls"] = {}
-        for name, body, n in (("whole answer", self.body("burst", False), 400), ("chunk, 10 ms apart", self.body("paced", True), 100)):
+        for name, model, stream, n in (("whole answer", "burst", False, 400), ("chunk, 10 ms apart", "paced", True, 100)):
             out = self.stack.dir / "strace.txt"
             before = self.metrics()
             tracer = subprocess.Popen(["strace", "-c", "-f", "-q", "-p", str(self.gateway_pid()), "-o", str(out)], stderr=subprocess.DEVNULL)
             time.sleep(0.5)
-            got = self.load(self.stack.port, CPU_CONNECTIONS, n, 20, body=body, warmup=0)
+            got = self.load(self.stack.port, CPU_CONNECTIONS, n, 20, body=self.body(model, stream), warmup=0)
             tracer.send_signal(signal.SIGINT)
             tracer.wait(20)
             after = self.metrics()
