@@ -198,7 +198,7 @@ static void list_row(const struct base_pg_rows *rows, unsigned row)
              (long long)base_pg_int(rows, row, AUD_L_COMPLETION_TOKENS));
     print_cell(wall, 20);
     print_cell(place, 12);
-    print_cell(or_dash(base_pg_text(rows, row, AUD_L_PERSON)), 12);
+    print_cell(or_dash(base_pg_text(rows, row, AUD_L_PERSON)), 44);
     print_cell(or_dash(base_pg_text(rows, row, event ? AUD_L_ACTION : AUD_L_MODEL)), 16);
     print_cell(or_dash(base_pg_text(rows, row, event ? AUD_L_TARGET : AUD_L_ROUTE)), 12);
     print_cell(or_dash(base_pg_text(rows, row, AUD_L_CLASS)), 12);
@@ -213,7 +213,7 @@ static void list_head(void)
 {
     print_cell("TIME", 20);
     print_cell("RECORD", 12);
-    print_cell("PERSON", 12);
+    print_cell("PERSON", 44);
     print_cell("MODEL/ACTION", 16);
     print_cell("ROUTE/TARGET", 12);
     print_cell("CLASS", 12);
