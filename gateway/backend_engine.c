@@ -7,7 +7,8 @@
  *     way to the loop. The last one frees it.
  *  2. `owner_gone` is read and written on the loop alone; after it no event is reported.
  *  3. `request` is written by the worker under `lock` and cancelled under it, so that a cancel that comes before eng_submit is not lost.
- *  4. At most one message of a call is on its way to its loop: texts are joined in `pending` meanwhile.
+ *  4. At most one message of a call is on its way to its loop: texts are joined in `pending` meanwhile. After a cancel none is sent any
+ *     more: the loop may have ended.
  *  5. The last reference to an engine may fall on a loop or on the engine's own thread, neither of which may join it: closing then
  *     happens on a thread of its own. The main thread closes at once.
  */
@@ -36,8 +37,8 @@ struct engine_call {
     atomic_int refs;
     struct gw_backend *backend;
     struct gw_loop *loop;
-    struct base_arena *arena; /* keeps the chat alive */
-    const struct gw_chat *chat;
+    struct base_arena *arena; /* keeps alive what the chat points to */
+    struct gw_chat chat;      /* a copy: the owner's is gone once it has cancelled, and a worker may only then come to it */
     uint32_t max_tokens;
     uint64_t cache_tag, seed;
     gw_backend_event_fn *on_event;
@@ -168,10 +169,10 @@ static void deliver(void *arg)
     call_unref(call);
 }
 
-/* With the lock held: a message to the loop unless one is on its way. */
+/* With the lock held: a message to the loop unless one is on its way, or nobody waits for it. */
 static void deliver_soon(struct engine_call *call)
 {
-    if (call->delivering)
+    if (call->delivering || call->cancelled)
         return;
     call->delivering = true;
     atomic_fetch_add_explicit(&call->refs, 1, memory_order_relaxed);
@@ -231,7 +232,7 @@ static float or_default(bool has, double value, float fallback)
 
 static struct eng_sampling sampling_of(const struct engine_call *call)
 {
-    const struct gw_chat *chat = call->chat;
+    const struct gw_chat *chat = &call->chat;
 
     return (struct eng_sampling){
         .temperature = or_default(chat->has_temperature, chat->temperature, 0.7f),
@@ -247,7 +248,7 @@ static struct eng_sampling sampling_of(const struct engine_call *call)
 
 static enum base_code make_prompt(struct engine_call *call, struct eng_prompt **ret_prompt, struct base_err *err)
 {
-    const struct gw_chat *chat = call->chat;
+    const struct gw_chat *chat = &call->chat;
     struct eng_message *messages = base_try_zarray(chat->n_messages, sizeof(*messages));
     enum base_code rc;
 
@@ -268,8 +269,8 @@ static enum base_code submit_prompt(struct engine_call *call, const struct eng_p
         .prompt = prompt,
         .sampling = sampling_of(call),
         .max_tokens = call->max_tokens,
-        .stop = (const char *const *)call->chat->stop,
-        .n_stop = call->chat->n_stop,
+        .stop = (const char *const *)call->chat.stop,
+        .n_stop = call->chat.n_stop,
         .cache_tag = call->cache_tag,
         .on_event = on_engine_event,
         .user = call,
@@ -291,6 +292,16 @@ static enum base_code submit_prompt(struct engine_call *call, const struct eng_p
     return BASE_OK;
 }
 
+static bool is_cancelled(struct engine_call *call)
+{
+    bool cancelled;
+
+    pthread_mutex_lock(&call->lock);
+    cancelled = call->cancelled;
+    pthread_mutex_unlock(&call->lock);
+    return cancelled;
+}
+
 /* On a worker: a long prompt takes milliseconds to tokenize. */
 static void prepare(void *arg, void *thread_state)
 {
@@ -300,7 +311,7 @@ static void prepare(void *arg, void *thread_state)
     enum base_code rc;
 
     (void)thread_state;
-    rc = make_prompt(call, &prompt, &err);
+    rc = is_cancelled(call) ? BASE_CANCELLED : make_prompt(call, &prompt, &err);
     if (rc == BASE_OK)
         rc = submit_prompt(call, prompt, &err);
     eng_prompt_free(prompt);
@@ -310,7 +321,7 @@ static void prepare(void *arg, void *thread_state)
         end_with_error(call, GW_API_ENGINE_BUSY, true, &err);
     else if (rc == BASE_INVALID)
         end_with_error(call, GW_API_INVALID_VALUE, false, &err);
-    else if (rc != BASE_OK)
+    else if (rc != BASE_OK && rc != BASE_CANCELLED)
         end_with_error(call, GW_API_UPSTREAM_UNAVAILABLE, true, &err);
     call_unref(call);
 }
@@ -339,7 +350,7 @@ enum base_code gw_engine_submit(struct gw_backend *backend, const struct gw_back
     call->backend = gw_backend_ref(backend);
     call->loop = request->loop;
     call->arena = base_arena_ref(request->chat->arena);
-    call->chat = request->chat;
+    call->chat = *request->chat;
     call->max_tokens = request->max_tokens;
     call->cache_tag = request->cache_tag;
     call->seed = request->seed;
