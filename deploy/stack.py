@@ -226,29 +226,23 @@ class Stack:
     # ---- Postgres ----
 
     def choose_pg_user(self):
-        """Postgres refuses to run as root: as user postgres if that user can reach the folder, else under another id of its own."""
+        """Postgres refuses to run as root: as user postgres then, and where that user cannot come to the folder, /root for example, with
+        the one capability that lets it pass."""
         if os.geteuid() != 0:
             return []
         as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
-        try:
-            pwd.getpwnam("postgres")
-            probe = subprocess.run(as_postgres + ["test", "-x", str(self.dir)], stderr=subprocess.DEVNULL)
-            if probe.returncode == 0:
-                return as_postgres
-        except KeyError:
-            pass
-        # in a user namespace of its own, root's files keep their owner and Postgres sees another id than 0
-        unshare = ["unshare", "--user", "--map-user=postgres", "--map-group=postgres"]
-        if subprocess.run(unshare + ["true"], stderr=subprocess.DEVNULL).returncode == 0:
-            return unshare
-        raise StackError(f"Postgres does not run as root, and its own user cannot reach {self.dir}: move the project to a folder that "
+        passing = ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+        for prefix in (as_postgres, as_postgres + passing):
+            if subprocess.run(prefix + ["ls", "-d", f"{self.dir}/."], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0:
+                return prefix
+        raise StackError(f"Postgres does not run as root, and user postgres cannot reach {self.dir}: move the project to a folder that "
                          "others may enter, /opt or /srv for example")
 
     def pg_own(self, path):
-        """As root: the folder to whom Postgres runs as, with everything in it when the project has moved meanwhile."""
+        """As root: the folder to user postgres, with everything in it when it has been moved or was another's."""
         if not self.pg_prefix:
             return
-        uid, gid = pwd.getpwnam("postgres")[2:4] if self.pg_prefix[0] == "setpriv" else (0, 0)
+        uid, gid = pwd.getpwnam("postgres")[2:4]
         if path.stat().st_uid != uid:
             for folder, _, files in os.walk(path):
                 for name in [folder, *(os.path.join(folder, file) for file in files)]:
