@@ -371,7 +371,7 @@ def print_steps(result):
           "time is\ntheir processor time. identify waits for the store on a key's first use, admit for Redis, record for fdatasync, serve for the "
           "backend.")
     rows = [[name] + [got["steps_us"].get(step, 0.0) for step in STEPS] + [sum(got["steps_us"].get(s, 0) for s in STEPS[:6])]
-            for name, got in result["cpu"].items() if got["steps_us"]]
+            for name, got in result["cpu"].items() if "identify" in got["steps_us"]]
     table(["request"] + STEPS + ["before serve"], rows)
 
 

@@ -43,6 +43,8 @@ random_model() {
     [ ! -f "$file" ] || echo "$file"
 }
 
+# The floor: every token reads all weights once. A model that fits into the caches may pass it; so may processor time when other programs
+# held the memory while the floor was measured.
 bench_engine() {
     local model threads floor rates
     for model in engine/demo/gatehouse-demo.gguf $(random_model); do
@@ -53,7 +55,7 @@ bench_engine() {
             # shellcheck disable=SC2046
             rates=$("$build/engine/gatehouse-model" bench "$model" --threads "$threads" $([ "$model" = engine/demo/gatehouse-demo.gguf ] ||
                 echo --pp 256 --tg 32))
-            # the best of three: what else runs here can only make one slower
+            # the best run counts: what else runs here can only make one slower
             printf '%s\n' "$rates" | sed 's/^/  /'
             printf '%s\n' "$rates" | awk -v top="$(echo "$floor" | sed -n 's/.*at most \([0-9.]*\) tokens.*/\1/p')" -v n="$threads" '
                 /^pp/ { for (i = 1; i <= NF; i++) if ($i ~ /^tg/ && $(i + 1) > best) best = $(i + 1)
