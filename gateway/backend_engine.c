@@ -256,8 +256,8 @@ static enum base_code make_prompt(struct engine_call *call, struct eng_prompt **
         return base_fail(err, BASE_NO_MEMORY, 0, "%zu messages", chat->n_messages);
     for (size_t i = 0; i < chat->n_messages; i++)
         messages[i] = (struct eng_message){.role = gw_role_name(chat->messages[i].role),
-                                           .content = chat->messages[i].content,
-                                           .content_len = chat->messages[i].content_len};
+                                           .content = chat->messages[i].content.bytes,
+                                           .content_len = chat->messages[i].content.len};
     rc = eng_prompt_chat(gw_engine_get(call->backend->engine), messages, chat->n_messages, ret_prompt, err);
     free(messages);
     return rc;
@@ -265,11 +265,12 @@ static enum base_code make_prompt(struct engine_call *call, struct eng_prompt **
 
 static enum base_code submit_prompt(struct engine_call *call, const struct eng_prompt *prompt, struct base_err *err)
 {
+    const char *stop[GW_CHAT_STOP_MAX];
     struct eng_submit submit = {
         .prompt = prompt,
         .sampling = sampling_of(call),
         .max_tokens = call->max_tokens,
-        .stop = (const char *const *)call->chat.stop,
+        .stop = stop,
         .n_stop = call->chat.n_stop,
         .cache_tag = call->cache_tag,
         .on_event = on_engine_event,
@@ -278,6 +279,8 @@ static enum base_code submit_prompt(struct engine_call *call, const struct eng_p
     struct eng_request *request = NULL;
     enum base_code rc;
 
+    for (unsigned i = 0; i < call->chat.n_stop; i++)
+        stop[i] = call->chat.stop[i].bytes;
     atomic_fetch_add_explicit(&call->refs, 1, memory_order_relaxed); /* the engine's, until its last event */
     rc = eng_submit(gw_engine_get(call->backend->engine), &submit, &request, err);
     if (rc != BASE_OK) {

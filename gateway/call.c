@@ -7,7 +7,7 @@
  *   identify   credentials become a principal                                        auth.c
  *   parse      one parse; the client's bytes are not looked at again                 codec_openai.c
  *   admit      limits: one request and the reserved tokens, or a refusal             limits.c
- *   inspect    every message is scanned once: findings and markings                  policy: pol_scan
+ *   inspect    every text is scanned once: findings and markings                     policy: pol_scan
  *   decide     class, routes, guard, from facts alone; then findings are masked      policy: pol_decide, pol_mask
  *   record     the intent is durable before anything leaves the process              audit
  *   serve      routes in order; text is guarded, framed and written as it comes      backend, policy: pol_stream, call_answer.c
@@ -49,9 +49,9 @@ void gw_call_maybe_free(struct gw_call *call)
         return;
     atomic_fetch_sub(&call->loop_state->calls_in_flight, 1);
     gw_call_answer_free(call);
-    for (size_t i = 0; call->message_findings != NULL && i < call->chat.n_messages; i++)
-        pol_findings_free(&call->message_findings[i]);
-    free(call->message_findings);
+    for (size_t i = 0; call->findings != NULL && i < gw_chat_n_texts(&call->chat); i++)
+        pol_findings_free(&call->findings[i]);
+    free(call->findings);
     gw_runtime_unref(call->runtime);
     base_arena_unref(call->arena);
     free(call);
@@ -233,14 +233,13 @@ static void step_admit(struct gw_call *call)
 
 /* ---- inspect ---- */
 
-static enum base_code scan_messages(struct gw_call *call, struct pol_scratch *scratch)
+static enum base_code scan_texts(struct gw_call *call, struct pol_scratch *scratch)
 {
     const struct pol_snapshot *policy = gw_runtime_policy(call->runtime);
 
-    for (size_t i = 0; i < call->chat.n_messages; i++) {
-        const struct gw_message *message = &call->chat.messages[i];
-        enum base_code rc = pol_scan(policy, scratch, message->content, message->content_len, &call->message_findings[i],
-                                     &call->inspect_err);
+    for (size_t i = 0; i < gw_chat_n_texts(&call->chat); i++) {
+        struct gw_text *text = gw_chat_text(&call->chat, i);
+        enum base_code rc = pol_scan(policy, scratch, text->bytes, text->len, &call->findings[i], &call->inspect_err);
 
         if (rc != BASE_OK)
             return rc;
@@ -248,11 +247,11 @@ static enum base_code scan_messages(struct gw_call *call, struct pol_scratch *sc
     return BASE_OK;
 }
 
-/* What the findings of all messages are together: facts for the decision. */
+/* What the findings of all texts are together: facts for the decision. */
 static void gather_facts(struct gw_call *call)
 {
-    for (size_t i = 0; i < call->chat.n_messages; i++) {
-        const struct pol_findings *findings = &call->message_findings[i];
+    for (size_t i = 0; i < gw_chat_n_texts(&call->chat); i++) {
+        const struct pol_findings *findings = &call->findings[i];
 
         if (findings->marking > call->facts.marking)
             call->facts.marking = findings->marking;
@@ -295,20 +294,20 @@ static void inspect_job(void *arg, void *thread_state) /* on a worker */
     struct pol_scratch *scratch = pol_scratch_new();
 
     (void)thread_state;
-    call->inspect_rc = scan_messages(call, scratch);
+    call->inspect_rc = scan_texts(call, scratch);
     pol_scratch_free(scratch);
     gw_loop_post(call->loop, on_inspected, call);
 }
 
 static void step_inspect(struct gw_call *call)
 {
-    call->message_findings = base_try_zarray(call->chat.n_messages, sizeof(*call->message_findings));
-    if (call->message_findings == NULL) {
+    call->findings = base_try_zarray(gw_chat_n_texts(&call->chat), sizeof(*call->findings));
+    if (call->findings == NULL) {
         refuse(call, GW_API_INTERNAL);
         return;
     }
     if (call->chat.content_bytes <= INSPECT_INLINE_MAX) {
-        call->inspect_rc = scan_messages(call, call->loop_state->scratch);
+        call->inspect_rc = scan_texts(call, call->loop_state->scratch);
         inspected(call);
         return;
     }
@@ -335,28 +334,28 @@ static enum gw_api_code deny_error(enum pol_deny deny)
     return GW_API_CLASS_TOO_HIGH;
 }
 
-/* Masked texts replace the messages' own: from here on nothing holds the original. */
-static enum base_code mask_messages(struct gw_call *call)
+/* Masked texts replace the client's own: from here on nothing reads the originals. */
+static enum base_code mask_texts(struct gw_call *call)
 {
     auto_buf struct base_buf masked = BASE_BUF_INIT(CALL_ARENA_MAX);
 
-    for (size_t i = 0; i < call->chat.n_messages; i++) {
-        struct gw_message *message = &call->chat.messages[i];
+    for (size_t i = 0; i < gw_chat_n_texts(&call->chat); i++) {
+        struct gw_text *text = gw_chat_text(&call->chat, i);
         uint32_t n_masked = 0;
         enum base_code rc;
 
-        if (call->message_findings[i].n == 0)
+        if (call->findings[i].n == 0)
             continue;
         base_buf_reset(&masked);
-        rc = pol_mask(&call->decision.guard, message->content, message->content_len, &call->message_findings[i], &masked, &n_masked);
+        rc = pol_mask(&call->decision.guard, text->bytes, text->len, &call->findings[i], &masked, &n_masked);
         if (rc != BASE_OK)
             return rc;
         if (n_masked == 0)
             continue;
-        message->content = base_arena_dup(call->arena, masked.data != NULL ? masked.data : "", masked.len);
-        if (message->content == NULL)
+        text->bytes = base_arena_dup(call->arena, masked.data != NULL ? masked.data : "", masked.len);
+        if (text->bytes == NULL)
             return BASE_TOO_LARGE;
-        message->content_len = masked.len;
+        text->len = masked.len;
         call->n_masked_in += n_masked;
     }
     return BASE_OK;
@@ -388,7 +387,7 @@ static void step_decide(struct gw_call *call)
     pol_decide(gw_runtime_policy(call->runtime), &call->facts, &call->decision);
     call->decided = true;
     count_decision(call);
-    if (call->decision.effect == POL_ALLOW && call->facts.detected != 0 && mask_messages(call) != BASE_OK) {
+    if (call->decision.effect == POL_ALLOW && call->facts.detected != 0 && mask_texts(call) != BASE_OK) {
         refuse(call, GW_API_INTERNAL);
         return;
     }

@@ -48,7 +48,7 @@ struct gw_call {
     struct gw_limit_ticket *ticket;
     struct gw_limit_result limit;
     /* inspect: written by a worker only between its start and its message back */
-    struct pol_findings *message_findings; /* [chat.n_messages] */
+    struct pol_findings *findings; /* [gw_chat_n_texts] */
     enum base_code inspect_rc;
     struct base_err inspect_err;
     uint32_t n_found[POL_DETECT_COUNT];

@@ -92,7 +92,7 @@ enum base_code gw_call_record_intent(struct gw_call *call, aud_durable_fn *on_du
     fill(call, &record, roles, guard);
     record.kind = AUD_INTENT;
     if (call->decision.effect == POL_ALLOW) { /* what was refused is not kept: it never went anywhere */
-        rc = gw_openai_encode_messages(&call->chat, &content);
+        rc = gw_openai_encode_texts(&call->chat, &content);
         if (rc != BASE_OK)
             return base_fail(err, rc, 0, "the messages are too long to be recorded");
         record.content = content.data;

@@ -81,6 +81,14 @@ static enum gw_role role_parse(const char *role)
     return GW_ROLE_NONE;
 }
 
+/* Into the arena; false: it is full. */
+static bool keep_text(struct parse *p, json_t *value, struct gw_text *text)
+{
+    text->len = json_string_length(value);
+    text->bytes = base_arena_dup(p->arena, json_string_value(value), text->len);
+    return text->bytes != NULL;
+}
+
 /* The text parts of an array, one after another. */
 static bool join_parts(struct parse *p, json_t *parts, const char *param, struct gw_message *message)
 {
@@ -111,8 +119,7 @@ static bool join_parts(struct parse *p, json_t *parts, const char *param, struct
         memcpy(text + at, json_string_value(content), n);
         at += n;
     }
-    message->content = text;
-    message->content_len = total;
+    message->content = (struct gw_text){text, total};
     return true;
 }
 
@@ -122,9 +129,7 @@ static bool parse_content(struct parse *p, json_t *content, const char *param, s
         return join_parts(p, content, param, message);
     if (!json_is_string(content))
         return fail_value(p, param, "A message's content must be a string, or a non-empty list of text parts.");
-    message->content_len = json_string_length(content);
-    message->content = base_arena_dup(p->arena, json_string_value(content), message->content_len);
-    if (message->content == NULL)
+    if (!keep_text(p, content, &message->content))
         return fail_value(p, param, "The messages are too long.");
     return true;
 }
@@ -183,7 +188,7 @@ static bool read_messages(struct parse *p, json_t *value)
     json_array_foreach(value, index, object) {
         if (!parse_message(p, object, index, &chat->messages[index]))
             return false;
-        chat->content_bytes += chat->messages[index].content_len;
+        chat->content_bytes += chat->messages[index].content.len;
     }
     chat->n_messages = json_array_size(value);
     return true;
@@ -254,10 +259,10 @@ static bool add_stop(struct parse *p, json_t *value)
 
     if (!json_is_string(value) || n == 0 || n > GW_CHAT_STOP_BYTES_MAX || p->chat->n_stop == GW_CHAT_STOP_MAX)
         return fail_value(p, "stop", "'stop' must be a string of 1 to 256 bytes, or a list of at most 8 of them.");
-    p->chat->stop[p->chat->n_stop] = base_arena_dup(p->arena, json_string_value(value), n);
-    if (p->chat->stop[p->chat->n_stop] == NULL)
+    if (!keep_text(p, value, &p->chat->stop[p->chat->n_stop]))
         return fail_value(p, "stop", "The request is too large.");
     p->chat->n_stop++;
+    p->chat->content_bytes += n;
     return true;
 }
 
@@ -490,14 +495,35 @@ bool gw_openai_parse_chat(struct gw_chat *ret_chat, struct base_arena *arena, co
 
 /* ---- towards a provider and the audit ---- */
 
-enum base_code gw_openai_encode_messages(const struct gw_chat *chat, struct base_buf *out)
+static void put_messages(const struct gw_chat *chat, struct base_buf *out)
 {
-    base_buf_append_char(out, '[');
     for (size_t i = 0; i < chat->n_messages; i++) {
         const struct gw_message *message = &chat->messages[i];
 
         base_buf_printf(out, "%s{\"role\":\"%s\",\"content\":", i > 0 ? "," : "", gw_role_name(message->role));
-        base_buf_append_json(out, message->content, message->content_len);
+        base_buf_append_json(out, message->content.bytes, message->content.len);
+        base_buf_append_char(out, '}');
+    }
+}
+
+static void put_stop(const struct gw_chat *chat, struct base_buf *out)
+{
+    base_buf_append_str(out, "\"stop\":[");
+    for (unsigned i = 0; i < chat->n_stop; i++) {
+        if (i > 0)
+            base_buf_append_char(out, ',');
+        base_buf_append_json(out, chat->stop[i].bytes, chat->stop[i].len);
+    }
+    base_buf_append_char(out, ']');
+}
+
+enum base_code gw_openai_encode_texts(const struct gw_chat *chat, struct base_buf *out)
+{
+    base_buf_append_char(out, '[');
+    put_messages(chat, out);
+    if (chat->n_stop > 0) {
+        base_buf_append_str(out, ",{");
+        put_stop(chat, out);
         base_buf_append_char(out, '}');
     }
     base_buf_append_char(out, ']');
@@ -515,9 +541,9 @@ enum base_code gw_openai_encode_request(const struct gw_chat *chat, const char *
 {
     base_buf_append_str(out, "{\"model\":");
     base_buf_append_json(out, upstream_model, strlen(upstream_model));
-    base_buf_append_str(out, ",\"messages\":");
-    gw_openai_encode_messages(chat, out);
-    base_buf_append_str(out, ",\"stream\":true,\"stream_options\":{\"include_usage\":true}");
+    base_buf_append_str(out, ",\"messages\":[");
+    put_messages(chat, out);
+    base_buf_append_str(out, "],\"stream\":true,\"stream_options\":{\"include_usage\":true}");
     if (max_tokens > 0)
         base_buf_printf(out, ",\"max_tokens\":%u", max_tokens);
     put_number(out, chat->has_temperature, "temperature", chat->temperature);
@@ -530,11 +556,11 @@ enum base_code gw_openai_encode_request(const struct gw_chat *chat, const char *
         base_buf_printf(out, ",\"top_k\":%u", chat->top_k);
     if (chat->has_seed)
         base_buf_printf(out, ",\"seed\":%lld", (long long)chat->seed);
-    for (unsigned i = 0; i < chat->n_stop; i++) {
-        base_buf_append_str(out, i == 0 ? ",\"stop\":[" : ",");
-        base_buf_append_json(out, chat->stop[i], strlen(chat->stop[i]));
+    if (chat->n_stop > 0) {
+        base_buf_append_char(out, ',');
+        put_stop(chat, out);
     }
-    base_buf_append_str(out, chat->n_stop > 0 ? "]}" : "}");
+    base_buf_append_char(out, '}');
     return out->failed ? BASE_TOO_LARGE : BASE_OK;
 }
 

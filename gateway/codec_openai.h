@@ -16,8 +16,8 @@
 bool gw_openai_parse_chat(struct gw_chat *ret_chat, struct base_arena *arena, const char *body, size_t len,
                           struct gw_api_error *error);
 
-/* The messages alone as JSON (what the audit keeps). */
-enum base_code gw_openai_encode_messages(const struct gw_chat *chat, struct base_buf *out);
+/* What the audit keeps, as JSON: the messages, and after them {"stop":[...]} when there are stop strings. */
+enum base_code gw_openai_encode_texts(const struct gw_chat *chat, struct base_buf *out);
 /* A streaming request for a provider under its own model name; usage is always asked for. */
 enum base_code gw_openai_encode_request(const struct gw_chat *chat, const char *upstream_model, uint32_t max_tokens,
                                         struct base_buf *out);

@@ -25,14 +25,14 @@ static void test_parse_chat__reads_every_field(void)
                 "\"presence_penalty\":-1,\"frequency_penalty\":1,\"seed\":-3,\"stop\":\"END\",\"user\":\"x\"}"));
     CHECK_INT(chat.n_messages, 2);
     CHECK_INT(chat.messages[0].role, GW_ROLE_SYSTEM);
-    CHECK_STR(chat.messages[1].content, "ab");
-    CHECK_INT(chat.content_bytes, 3);
+    CHECK_STR(chat.messages[1].content.bytes, "ab");
+    CHECK_INT(chat.content_bytes, 6); /* the stop string counts */
     CHECK(chat.stream && chat.include_usage && chat.has_temperature && chat.has_top_p && chat.has_min_p && chat.has_top_k);
     CHECK_INT(chat.max_tokens, 9);
     CHECK_INT(chat.top_k, 40);
     CHECK_INT((int64_t)chat.seed, -3);
     CHECK_INT(chat.n_stop, 1);
-    CHECK_STR(chat.stop[0], "END");
+    CHECK_STR(chat.stop[0].bytes, "END");
     base_arena_unref(arena);
 }
 
@@ -95,7 +95,7 @@ static void test_encode_request__is_read_back_the_same(void)
     CHECK(gw_openai_encode_request(&chat, "up", 7, &out) == BASE_OK);
     CHECK(strncmp(out.data, "{\"model\":\"up\",", 14) == 0);
     CHECK(gw_openai_parse_chat(&again, arena, out.data, out.len, &error));
-    CHECK_STR(again.messages[0].content, chat.messages[0].content);
+    CHECK_STR(again.messages[0].content.bytes, chat.messages[0].content.bytes);
     CHECK(again.stream && again.include_usage && again.max_tokens == 7 && again.n_stop == 2 && again.seed == 5 && again.top_p == 0.3);
     base_arena_unref(arena);
 }
