@@ -15,8 +15,7 @@ static void one_token(const struct eng_model *model)
     const struct eng_ops *ops = eng_ops_cpu(NULL);
     struct eng_graph_options options = {
         .ops = ops,
-        .device = {.n_threads = 1, .max_tokens = 2, .max_context = 16, .max_sequences = 1},
-        .max_logits = 1};
+        .device = {.n_threads = 1, .max_tokens = 2, .max_context = 16, .max_sequences = 1, .max_logits = 1}};
     struct eng_kv_shape shape = eng_graph_kv_shape(model);
     const int32_t ids[2] = {0, (int32_t)model->config.n_vocab - 1};
     const uint32_t positions[2] = {0, 1}, sequences[2] = {0, 0}, rows[1] = {1};
@@ -24,7 +23,7 @@ static void one_token(const struct eng_model *model)
     struct eng_kv_seq seq = {.pages = pages};
     struct eng_graph *graph = NULL;
     struct eng_kvcache *kv = NULL;
-    struct eng_step step = {2, ids, positions, sequences, 1, 1, pages};
+    struct eng_step step = {2, ids, positions, sequences, 1, 1, pages, 1, rows};
     auto_free float *logits = base_alloc(model->config.n_vocab * sizeof(float));
     struct base_err err;
 
@@ -34,7 +33,7 @@ static void one_token(const struct eng_model *model)
         if (!eng_kvcache_reserve(kv, &seq, 2, 0))
             abort();
         eng_kvcache_extend(kv, &seq, 2);
-        if (eng_graph_step(graph, eng_kvcache_store(kv), &step, rows, 1, logits, &err) != BASE_OK)
+        if (eng_graph_step(graph, eng_kvcache_store(kv), &step, logits, &err) != BASE_OK)
             abort();
         eng_kvcache_release(kv, &seq);
     }

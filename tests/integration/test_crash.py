@@ -27,11 +27,27 @@ def answered_in_background(gw, key, ids, stop):
 
 @case
 def test_kill9__every_answered_request_is_in_the_audit(gw):
-    key = state["key"]
     ids, stop = [], threading.Event()
-    workers = [threading.Thread(target=answered_in_background, args=(gw, key, ids, stop)) for _ in range(4)]
+    workers = [threading.Thread(target=answered_in_background, args=(gw, state["key"], ids, stop), daemon=True) for _ in range(4)]
     for worker in workers:
         worker.start()
+    try:
+        kill_in_mid_stream(gw, state["key"], ids)
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+    check(len(ids) > 5, f"only {len(ids)} requests were answered")
+    gw.start_postgres()
+    gw.start_gateway()
+    gw.wait_shipped()
+    seen = {row["request_id"] for row in gw.audit_rows()}
+    lost = [i for i in ids if i not in seen]
+    equal(lost, [], f"of {len(ids)} answered requests these are not in the audit")
+    equal(gw.chat(state["key"], max_tokens=2)[0], 200, "it serves again")
+
+
+def kill_in_mid_stream(gw, key, ids):
     time.sleep(1)
     gw.stop_postgres(immediate=True)
     before = len(ids)
@@ -42,21 +58,8 @@ def test_kill9__every_answered_request_is_in_the_audit(gw):
     ids.append(answer.getheader("x-request-id"))
     check(answer.readline().startswith(b"data: "), "a stream is under way")
     gw.end("gateway", signal.SIGKILL)
-    stop.set()
-    for worker in workers:
-        worker.join()
-    connection.close()
-    check(len(ids) > 5, f"only {len(ids)} requests were answered")
-    gw.start_postgres()
-    gw.start_gateway()
-    gw.wait_shipped()
-    seen = {}
-    for row in gw.audit_rows():
-        seen.setdefault(row["request_id"], []).append(row)
-    lost = [i for i in ids if i not in seen]
-    equal(lost, [], f"of {len(ids)} answered requests these are not in the audit")
     state["cut"] = ids[-1]
-    equal(gw.chat(key, max_tokens=2)[0], 200, "it serves again")
+    connection.close()
 
 
 @case
