@@ -163,12 +163,9 @@ static const char *known_model(struct gw_call *call)
 }
 
 /* What a prompt may cost before a tokenizer has seen it: four bytes a token for most text, three to be on the safe side. */
-static uint64_t estimate_tokens(const struct gw_call *call)
+static uint64_t estimate_prompt(const struct gw_chat *chat)
 {
-    const struct gw_chat *chat = &call->chat;
-
-    return chat->content_bytes / 3 + 8 * chat->n_messages +
-           (chat->max_tokens > 0 ? chat->max_tokens : call->app->config->default_reserve_tokens);
+    return chat->content_bytes / 3 + 8 * chat->n_messages;
 }
 
 static void count_admission(const struct gw_limit_result *result)
@@ -214,7 +211,8 @@ static void step_admit(struct gw_call *call)
     struct gw_limit_request request = {
         .principal = call->pseudonym,
         .limits = &call->limits,
-        .tokens = estimate_tokens(call),
+        .tokens = estimate_prompt(&call->chat) +
+                  (call->chat.max_tokens > 0 ? call->chat.max_tokens : call->app->config->default_reserve_tokens),
     };
     struct gw_limit_pending *pending;
 
@@ -485,6 +483,21 @@ static bool try_next(struct gw_call *call)
     return true;
 }
 
+void gw_call_attempt_over(struct gw_call *call, const struct gw_backend_event *event)
+{
+    if (!call->attempt_open)
+        return;
+    call->attempt_open = false;
+    if (event != NULL) {
+        call->usage.prompt_tokens += event->prompt_tokens;
+        call->usage.completion_tokens += event->completion_tokens;
+    } else {
+        call->usage.completion_tokens += call->usage.pieces;
+        call->usage.estimated += estimate_prompt(&call->chat); /* else long prompts would be free for who leaves early */
+    }
+    call->usage.pieces = 0;
+}
+
 void gw_call_backend_failed(struct gw_call *call, const struct gw_backend_event *event)
 {
     struct gw_api_error error = {.code = event->code, .retry_after_s = event->retry_after_s};
@@ -494,10 +507,9 @@ void gw_call_backend_failed(struct gw_call *call, const struct gw_backend_event 
         base_log(BASE_LOG_WARN, "call.backend_failed", "a backend did not answer",
                  LOG_STR("request_id", call->request_id), LOG_STR("backend", call->route->backend->name),
                  LOG_STR("code", gw_api_code_name(event->code)), LOG_STR("detail", event->err->detail));
+    gw_call_attempt_over(call, event); /* an attempt that failed has cost, too */
     gw_backend_cancel(call->backend_call);
     call->backend_call = NULL;
-    call->usage.prompt_tokens += event->prompt_tokens; /* an attempt that failed has cost, too */
-    call->usage.completion_tokens += event->completion_tokens;
     if (event->try_next && try_next(call))
         return;
     if (error.code == GW_API_CONTEXT_LENGTH_EXCEEDED && event->err != NULL) /* the engine's figures, no text */
@@ -559,6 +571,8 @@ void gw_call_serve(struct gw_call *call)
                                                                 .try_next = true,
                                                                 .retry_after_s = 1,
                                                                 .err = &err});
+    else
+        call->attempt_open = true;
 }
 
 /* ---- start ---- */

@@ -1,7 +1,8 @@
 /* Call, the answer: guards the text, frames it as a stream or one object, keeps a waiting client's connection alive.
  *
  * Invariants:
- *  1. Every byte of model text passes the guard before it is framed; `released` holds exactly what the client was sent.
+ *  1. Every byte of model text passes the guard before it is framed; the first `sent` bytes of `released` are exactly what the client
+ *     was sent: of an answer that is not streamed, nothing until all of it goes.
  *  2. A stream ends in one of three ways: finish + [DONE]; an error event and no [DONE]; the connection cut.
  *  3. Errors before the first byte of a stream are ordinary HTTP errors with their own status.
  */
@@ -212,11 +213,12 @@ void gw_call_answer_started(struct gw_call *call)
 
 /* ---- text ---- */
 
-/* Everything of `released` from `from` on is new. False: the call has ended. */
-static bool emit(struct gw_call *call, size_t from)
+/* Sends what of `released` has not been sent. False: the call has ended. */
+static bool emit(struct gw_call *call)
 {
     struct gw_answer *answer = &call->answer;
     struct gw_openai_answer head = head_of(call);
+    size_t from = answer->sent;
 
     if (answer->released.len == from)
         return true;
@@ -234,7 +236,33 @@ static bool emit(struct gw_call *call, size_t from)
     gw_openai_put_delta(&answer->frame, &head, !answer->first_delta_sent, answer->released.data + from, answer->released.len - from,
                         call->chat.include_usage);
     answer->first_delta_sent = true;
-    return flush(call);
+    if (!flush(call))
+        return false;
+    answer->sent = answer->released.len;
+    return true;
+}
+
+/* A good answer at once. */
+static void finish_whole(struct gw_call *call, const char *finish_reason)
+{
+    struct gw_answer *answer = &call->answer;
+    struct gw_openai_answer head = head_of(call);
+    struct gw_http *http = call->http;
+    struct header_list list = {0};
+
+    gw_openai_put_completion(&answer->frame, &head, answer->released.data != NULL ? answer->released.data : "", answer->released.len,
+                             finish_reason, call->usage.prompt_tokens, call->usage.completion_tokens);
+    if (answer->frame.failed) { /* escaped, it is longer than an answer may be: never half an object */
+        gw_call_refuse(call, &(struct gw_api_error){.code = GW_API_UPSTREAM_BROKEN});
+        return;
+    }
+    call->finish_reason = finish_reason;
+    answer->sent = answer->released.len;
+    add(&list, "content-type", "application/json");
+    add_limits(call, &list);
+    add_route(call, &list);
+    gw_call_end(call, answer->blocked ? "blocked" : "ok", NULL);
+    gw_http_send(http, 200, list.items, list.n, answer->frame.data, answer->frame.len);
 }
 
 /* The last bytes of a good answer. */
@@ -243,19 +271,12 @@ static void finish(struct gw_call *call, const char *finish_reason)
     struct gw_answer *answer = &call->answer;
     struct gw_openai_answer head = head_of(call);
     struct gw_http *http = call->http;
-    struct header_list list = {0};
 
-    call->finish_reason = finish_reason;
     if (!call->chat.stream) {
-        gw_openai_put_completion(&answer->frame, &head, answer->released.data != NULL ? answer->released.data : "",
-                                 answer->released.len, finish_reason, call->usage.prompt_tokens, call->usage.completion_tokens);
-        add(&list, "content-type", "application/json");
-        add_limits(call, &list);
-        add_route(call, &list);
-        gw_call_end(call, answer->blocked ? "blocked" : "ok", NULL);
-        gw_http_send(http, 200, list.items, list.n, answer->frame.data, answer->frame.len);
+        finish_whole(call, finish_reason);
         return;
     }
+    call->finish_reason = finish_reason;
     begin_stream(call);
     if (!answer->first_delta_sent) /* an empty answer is still one */
         gw_openai_put_delta(&answer->frame, &head, true, "", 0, call->chat.include_usage);
@@ -284,11 +305,17 @@ static void count_guard(const struct gw_call *call)
     }
 }
 
+static void stop_backend(struct gw_call *call)
+{
+    gw_call_attempt_over(call, NULL);
+    gw_backend_cancel(call->backend_call);
+    call->backend_call = NULL;
+}
+
 /* The guard stopped the answer: the source is stopped at once, the client is told in OpenAI's own term. */
 static void blocked(struct gw_call *call)
 {
-    gw_backend_cancel(call->backend_call);
-    call->backend_call = NULL;
+    stop_backend(call);
     call->answer.blocked = true;
     count_guard(call);
     finish(call, "content_filter");
@@ -297,35 +324,34 @@ static void blocked(struct gw_call *call)
 void gw_call_answer_text(struct gw_call *call, const char *text, size_t len)
 {
     struct gw_answer *answer = &call->answer;
-    size_t from = answer->released.len;
     enum base_code rc;
 
     answer->got_text = true;
-    call->usage.completion_tokens++; /* a lower bound until the backend says */
+    call->usage.pieces++;
     rc = pol_stream_push(answer->guard, text, len, &answer->released);
     if (rc == BASE_OK) {
-        emit(call, from);
+        emit(call);
         return;
     }
     if (rc == BASE_DENIED) {
-        if (emit(call, from))
+        if (emit(call))
             blocked(call);
         return;
     }
-    gw_backend_cancel(call->backend_call); /* longer than an answer may be */
-    call->backend_call = NULL;
+    stop_backend(call); /* longer than an answer may be */
     finish(call, "length");
 }
 
 void gw_call_answer_finish(struct gw_call *call, const struct gw_backend_event *event)
 {
-    struct gw_answer *answer = &call->answer;
-    size_t from = answer->released.len;
-    enum base_code rc = pol_stream_finish(answer->guard, &answer->released);
+    enum base_code rc = pol_stream_finish(call->answer.guard, &call->answer.released);
 
-    call->usage.prompt_tokens = event->prompt_tokens;
-    call->usage.completion_tokens = event->completion_tokens;
-    if (!emit(call, from))
+    gw_call_attempt_over(call, event);
+    if (rc != BASE_OK && rc != BASE_DENIED) { /* longer than an answer may be */
+        finish(call, "length");
+        return;
+    }
+    if (!emit(call))
         return;
     if (rc == BASE_DENIED) {
         blocked(call);

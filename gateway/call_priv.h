@@ -12,7 +12,8 @@ struct gw_answer {
     bool first_delta_sent;
     bool blocked;            /* the guard stopped it */
     struct pol_stream *guard;
-    struct base_buf released; /* all text released to the client, in order */
+    struct base_buf released; /* all text that the guard let through, in order */
+    size_t sent;              /* of it, from the start, what the client was sent */
     struct base_buf frame;    /* working memory for one write */
     struct gw_timer *ping;
     uint64_t last_write_ms;
@@ -66,9 +67,12 @@ struct gw_call {
     const struct pol_route *route; /* NULL before serving */
     unsigned attempts;
     struct gw_backend_call *backend_call;
+    bool attempt_open;    /* a backend has the request and has not said FINISH or ERROR */
     struct gw_answer answer;
     struct {
         uint64_t prompt_tokens, completion_tokens;
+        uint64_t pieces;    /* texts of the attempt that is open: a lower bound until the backend says */
+        uint64_t estimated; /* for the limits alone: what the prompt cost where a backend was stopped before it could say */
     } usage;
     /* settle */
     const char *status;       /* "ok", "blocked", "error", "cancelled", "denied", "refused" */
@@ -83,6 +87,8 @@ void gw_call_refuse(struct gw_call *call, const struct gw_api_error *error);
 void gw_call_serve(struct gw_call *call);
 void gw_call_backend_failed(struct gw_call *call, const struct gw_backend_event *event);
 void gw_call_maybe_free(struct gw_call *call);
+/* The attempt is over: counts what it cost. event NULL: it is stopped by us, before the backend could say. */
+void gw_call_attempt_over(struct gw_call *call, const struct gw_backend_event *event);
 
 /* call_answer.c: what the client gets */
 void gw_call_answer_init(struct gw_call *call);

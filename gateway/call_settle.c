@@ -116,12 +116,12 @@ void gw_call_record_outcome(struct gw_call *call)
     record.attempts = call->attempts;
     record.prompt_tokens = call->usage.prompt_tokens;
     record.completion_tokens = call->usage.completion_tokens;
-    record.released_bytes = answer->released.len;
+    record.released_bytes = answer->sent;
     record.ttft_us = answer->first_text_us > 0 ? answer->first_text_us - call->arrived_us : 0;
     record.duration_us = base_mono_us() - call->arrived_us;
-    if (answer->released.len > 0) {
+    if (answer->sent > 0) {
         record.content = answer->released.data;
-        record.content_len = answer->released.len;
+        record.content_len = answer->sent;
     }
     if (aud_append(call->app->audit, &record, NULL, NULL, &err) != BASE_OK)
         base_log_err(BASE_LOG_ERROR, "audit.outcome_lost", call->request_id, &err); /* the intent stands without its outcome */
@@ -154,7 +154,7 @@ static void log_line(const struct gw_call *call)
              LOG_STR("class", call->decided ? pol_class_name(call->decision.cls) : ""),
              LOG_STR("error_code", call->error_code != NULL ? call->error_code : ""), LOG_INT("attempts", call->attempts),
              LOG_INT("in_tokens", call->usage.prompt_tokens), LOG_INT("out_tokens", call->usage.completion_tokens),
-             LOG_INT("released_bytes", call->answer.released.len),
+             LOG_INT("released_bytes", call->answer.sent),
              LOG_INT("ttft_us", call->answer.first_text_us > 0 ? call->answer.first_text_us - call->arrived_us : 0),
              LOG_INT("total_us", base_mono_us() - call->arrived_us), LOG_INT("audit_seq", call->intent_seq));
 }
@@ -166,12 +166,13 @@ void gw_call_end(struct gw_call *call, const char *status, const char *error_cod
     call->done = true;
     call->status = status;
     call->error_code = error_code;
+    gw_call_attempt_over(call, NULL);
     gw_backend_cancel(call->backend_call);
     call->backend_call = NULL;
     gw_call_answer_stop_timers(call);
     if (call->answer.begun)
         atomic_fetch_sub(&call->loop_state->streams_open, 1);
-    gw_limits_settle(call->ticket, call->usage.prompt_tokens + call->usage.completion_tokens);
+    gw_limits_settle(call->ticket, call->usage.prompt_tokens + call->usage.completion_tokens + call->usage.estimated);
     call->ticket = NULL;
     if (call->intent_recorded)
         gw_call_record_outcome(call);

@@ -576,11 +576,12 @@ static void copy_printable(char *to, size_t size, const char *from)
     to[n] = '\0';
 }
 
+/* What a provider says it counted. A figure past any context is no count: it would stand in records, limits and metrics. */
 static uint64_t count_of(json_t *object, const char *key)
 {
     json_int_t n = json_integer_value(json_object_get(object, key));
 
-    return n > 0 ? (uint64_t)n : 0;
+    return n <= 0 ? 0 : n < (1 << 24) ? (uint64_t)n : 1 << 24;
 }
 
 enum base_code gw_openai_parse_chunk(struct gw_openai_chunk *chunk, const char *data, size_t len, struct base_err *err)
