@@ -95,10 +95,11 @@ static enum base_code start_device(struct eng *eng, const struct eng_tuning *tun
                                     .device = {.n_threads = o->n_threads,
                                                .max_tokens = step_tokens,
                                                .max_context = o->context_tokens,
-                                               .max_sequences = o->max_sequences},
-                                    .max_logits = o->max_sequences};
+                                               .max_sequences = o->max_sequences,
+                                               .max_logits = o->max_sequences}};
     if ((rc = eng_graph_new(&eng->graph, eng->model, &go, err)) != BASE_OK)
         return rc;
+    eng_gguf_close_file(eng->model->gguf); /* the device has its own copy of the weights */
     if ((rc = eng_kvcache_new(&eng->kv, ops, eng_graph_device(eng->graph), &shape, err)) != BASE_OK)
         return rc;
     ops->describe(eng_graph_device(eng->graph), eng->info.device, sizeof(eng->info.device));

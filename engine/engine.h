@@ -39,7 +39,7 @@ struct eng_options {
     size_t kv_bytes_max;      /* memory for KV pages; 0: max_sequences * context_tokens */
 };
 
-/* Maps and checks the model file, reserves all memory, starts the thread. BASE_INVALID/BASE_CORRUPT/BASE_UNSUPPORTED for
+/* Reads and checks the model file, copies its weights (the file is closed then), reserves all memory, starts the thread. BASE_INVALID/BASE_CORRUPT/BASE_UNSUPPORTED for
  * a bad file with the tensor or key at fault named, BASE_NO_MEMORY when the reservation does not fit. */
 enum base_code eng_open(struct eng **ret_eng, const struct eng_options *options, struct base_err *err);
 /* Cancels what runs (each gets its last event), joins the thread. NULL is allowed. */

@@ -23,20 +23,56 @@ struct eng_graph {
     struct eng_graph_options options;
     struct eng_weight *token_embd, *output_norm, *output, *rope;
     struct layer *layers;
-    float *rope_table; /* what `rope` was made from: [max_context, rope_dim], cos then sin */
-    struct eng_buf *x, *h, *q, *k, *v, *attn, *gate, *up, *logits;
+    struct eng_buf *x, *h, *q, *k, *v, *attn, *gate, *up, *rows, *logits;
 };
 
-/* NULL tensors give NULL weights; does nothing once *rc is an error, so that a list of loads needs one check. */
-static struct eng_weight *load(struct eng_graph *g, const struct eng_gguf_tensor *t, enum base_code *rc,
-                               struct base_err *err)
+/* Reads tensors one after the other into the same memory, gives them to the device. */
+struct loader {
+    struct eng_graph *g;
+    const struct eng_gguf *gguf;
+    void *data;
+    uint64_t data_bytes;
+    enum base_code rc; /* once it is an error loads do nothing, so that a list of them needs one check */
+    struct base_err *err;
+};
+
+static bool read_tensor(struct loader *ld, const struct eng_gguf_tensor *t)
+{
+    if (t->n_bytes > ld->data_bytes) {
+        free(ld->data);
+        ld->data = malloc(t->n_bytes); /* its size was compared with the file's */
+        ld->data_bytes = ld->data != NULL ? t->n_bytes : 0;
+    }
+    if (ld->data == NULL)
+        ld->rc = base_fail(ld->err, BASE_NO_MEMORY, 0, "no memory for a tensor of %llu bytes",
+                           (unsigned long long)t->n_bytes);
+    else
+        ld->rc = eng_gguf_read(ld->gguf, t, ld->data, ld->err);
+    return ld->rc == BASE_OK;
+}
+
+static struct eng_weight *load_for(struct loader *ld, const struct eng_gguf_tensor *t, unsigned uses,
+                                   enum eng_split split)
 {
     struct eng_weight *w = NULL;
 
-    if (t != NULL && *rc == BASE_OK)
-        *rc = g->ops->weight_new(g->dev, t->type, t->n_dims > 1 ? (uint32_t)t->dims[1] : 0,
-                                 (uint32_t)t->dims[0], t->data, &w, err);
+    if (t != NULL && ld->rc == BASE_OK && read_tensor(ld, t)) {
+        struct eng_weight_data data = {.type = t->type,
+                                       .rows = t->n_dims > 1 ? (uint32_t)t->dims[1] : 0,
+                                       .cols = (uint32_t)t->dims[0],
+                                       .uses = uses,
+                                       .split = split,
+                                       .data = ld->data};
+
+        ld->rc = ld->g->ops->weight_new(ld->g->dev, &data, &w, ld->err);
+    }
     return w;
+}
+
+/* NULL tensors give NULL weights. */
+static struct eng_weight *load(struct loader *ld, const struct eng_gguf_tensor *t, enum eng_split split)
+{
+    return load_for(ld, t, ENG_USE_MATMUL, split);
 }
 
 static struct eng_buf *new_buf(struct eng_graph *g, size_t rows, size_t cols, enum base_code *rc,
@@ -55,50 +91,57 @@ static enum base_code make_rope(struct eng_graph *g, struct base_err *err)
     const struct eng_config *cfg = g->cfg;
     uint32_t n = g->options.device.max_context, half = cfg->rope_dim / 2;
 
-    g->rope_table = base_try_zarray((size_t)n * cfg->rope_dim, sizeof(float));
-    if (g->rope_table == NULL)
+    struct eng_weight_data data = {.type = ENG_F32, .cols = n * cfg->rope_dim};
+    auto_free float *table = base_try_zarray((size_t)n * cfg->rope_dim, sizeof(float));
+
+    if (table == NULL)
         return base_fail(err, BASE_NO_MEMORY, 0, "no memory for the angles of %u positions", n);
     for (uint32_t pos = 0; pos < n; pos++) {
-        float *row = g->rope_table + (size_t)pos * cfg->rope_dim;
+        float *row = table + (size_t)pos * cfg->rope_dim;
 
         for (uint32_t i = 0; i < half; i++) {
             row[i] = (float)(cos(pos * cfg->rope_freqs[i]) * cfg->rope_scale);
             row[half + i] = (float)(sin(pos * cfg->rope_freqs[i]) * cfg->rope_scale);
         }
     }
-    return g->ops->weight_new(g->dev, ENG_F32, 0, n * cfg->rope_dim, g->rope_table, &g->rope, err);
+    data.data = table;
+    return g->ops->weight_new(g->dev, &data, &g->rope, err);
+}
+
+static void load_layer(struct loader *ld, const struct eng_layer *src, struct layer *l)
+{
+    l->attn_norm = load(ld, src->attn_norm, ENG_SPLIT_NONE);
+    l->q = load(ld, src->q, ENG_SPLIT_ROWS);
+    l->k = load(ld, src->k, ENG_SPLIT_ROWS);
+    l->v = load(ld, src->v, ENG_SPLIT_ROWS);
+    l->o = load(ld, src->o, ENG_SPLIT_COLS);
+    l->q_bias = load(ld, src->q_bias, ENG_SPLIT_ROWS);
+    l->k_bias = load(ld, src->k_bias, ENG_SPLIT_ROWS);
+    l->v_bias = load(ld, src->v_bias, ENG_SPLIT_ROWS);
+    l->o_bias = load(ld, src->o_bias, ENG_SPLIT_NONE);
+    l->ffn_norm = load(ld, src->ffn_norm, ENG_SPLIT_NONE);
+    l->gate = load(ld, src->gate, ENG_SPLIT_ROWS);
+    l->up = load(ld, src->up, ENG_SPLIT_ROWS);
+    l->down = load(ld, src->down, ENG_SPLIT_COLS);
+    l->gate_bias = load(ld, src->gate_bias, ENG_SPLIT_ROWS);
+    l->up_bias = load(ld, src->up_bias, ENG_SPLIT_ROWS);
+    l->down_bias = load(ld, src->down_bias, ENG_SPLIT_NONE);
 }
 
 static enum base_code load_weights(struct eng_graph *g, const struct eng_model *m, struct base_err *err)
 {
-    enum base_code rc = BASE_OK;
+    struct loader ld = {.g = g, .gguf = m->gguf, .err = err};
+    bool tied = g->cfg->tied_output;
 
-    g->output_norm = load(g, m->output_norm, &rc, err);
-    g->token_embd = load(g, m->token_embd, &rc, err);
-    g->output = g->cfg->tied_output ? g->token_embd : load(g, m->output, &rc, err);
+    g->output_norm = load(&ld, m->output_norm, ENG_SPLIT_NONE);
+    g->token_embd = load_for(&ld, m->token_embd, ENG_USE_ROWS | (tied ? ENG_USE_MATMUL : 0),
+                             tied ? ENG_SPLIT_ROWS : ENG_SPLIT_NONE);
+    g->output = tied ? g->token_embd : load(&ld, m->output, ENG_SPLIT_ROWS);
     g->layers = base_zalloc(g->cfg->n_layers * sizeof(*g->layers));
-    for (uint32_t i = 0; i < g->cfg->n_layers && rc == BASE_OK; i++) {
-        const struct eng_layer *src = &m->layers[i];
-        struct layer *l = &g->layers[i];
-
-        l->attn_norm = load(g, src->attn_norm, &rc, err);
-        l->q = load(g, src->q, &rc, err);
-        l->k = load(g, src->k, &rc, err);
-        l->v = load(g, src->v, &rc, err);
-        l->o = load(g, src->o, &rc, err);
-        l->q_bias = load(g, src->q_bias, &rc, err);
-        l->k_bias = load(g, src->k_bias, &rc, err);
-        l->v_bias = load(g, src->v_bias, &rc, err);
-        l->o_bias = load(g, src->o_bias, &rc, err);
-        l->ffn_norm = load(g, src->ffn_norm, &rc, err);
-        l->gate = load(g, src->gate, &rc, err);
-        l->up = load(g, src->up, &rc, err);
-        l->down = load(g, src->down, &rc, err);
-        l->gate_bias = load(g, src->gate_bias, &rc, err);
-        l->up_bias = load(g, src->up_bias, &rc, err);
-        l->down_bias = load(g, src->down_bias, &rc, err);
-    }
-    return rc;
+    for (uint32_t i = 0; i < g->cfg->n_layers; i++)
+        load_layer(&ld, &m->layers[i], &g->layers[i]);
+    free(ld.data);
+    return ld.rc;
 }
 
 static enum base_code make_buffers(struct eng_graph *g, struct base_err *err)
@@ -115,7 +158,8 @@ static enum base_code make_buffers(struct eng_graph *g, struct base_err *err)
     g->attn = new_buf(g, n, (size_t)cfg->n_heads * cfg->head_dim, &rc, err);
     g->gate = new_buf(g, n, cfg->n_ff, &rc, err);
     g->up = new_buf(g, n, cfg->n_ff, &rc, err);
-    g->logits = new_buf(g, g->options.max_logits, cfg->n_vocab, &rc, err);
+    g->rows = new_buf(g, g->options.device.max_logits, cfg->n_embd, &rc, err);
+    g->logits = new_buf(g, g->options.device.max_logits, cfg->n_vocab, &rc, err);
     return rc;
 }
 
@@ -153,7 +197,7 @@ void eng_graph_free(struct eng_graph *g)
     if (g == NULL)
         return;
     if (g->dev != NULL) {
-        struct eng_buf *bufs[] = {g->x, g->h, g->q, g->k, g->v, g->attn, g->gate, g->up, g->logits};
+        struct eng_buf *bufs[] = {g->x, g->h, g->q, g->k, g->v, g->attn, g->gate, g->up, g->rows, g->logits};
 
         for (size_t i = 0; i < BASE_ARRAY_LEN(bufs); i++)
             g->ops->buf_free(g->dev, bufs[i]);
@@ -167,7 +211,6 @@ void eng_graph_free(struct eng_graph *g)
         g->ops->close(g->dev);
     }
     free(g->layers);
-    free(g->rope_table);
     free(g);
 }
 
@@ -191,52 +234,69 @@ static void attention_block(struct eng_graph *g, struct eng_kv_store *kv, uint32
 {
     const struct eng_config *cfg = g->cfg;
     const struct layer *l = &g->layers[index];
-    const struct eng_matmul qkv[] = {
-        {l->q, l->q_bias, g->q, false}, {l->k, l->k_bias, g->k, false}, {l->v, l->v_bias, g->v, false}};
+    const struct eng_attn_in in = {.x = g->x,
+                                   .norm = l->attn_norm,
+                                   .eps = cfg->norm_eps,
+                                   .q = {l->q, l->q_bias, g->q, false},
+                                   .k = {l->k, l->k_bias, g->k, false},
+                                   .v = {l->v, l->v_bias, g->v, false},
+                                   .scratch = g->h,
+                                   .n_heads = cfg->n_heads,
+                                   .n_kv_heads = cfg->n_kv_heads,
+                                   .head_dim = cfg->head_dim,
+                                   .rope = g->rope,
+                                   .rope_dim = cfg->rope_dim,
+                                   .rope_halves = cfg->rope_halves,
+                                   .kv = kv,
+                                   .layer = index};
+    const struct eng_attention at = {
+        .kv = kv, .layer = index, .n_heads = cfg->n_heads, .q = g->q, .out = g->attn};
     const struct eng_matmul out = {l->o, l->o_bias, g->x, true};
 
-    g->ops->rms_norm(g->dev, g->x, n, l->attn_norm, cfg->norm_eps, g->h);
-    g->ops->matmul(g->dev, g->h, n, qkv, 3);
-    g->ops->rope(g->dev, g->q, cfg->n_heads, cfg->head_dim, g->rope, cfg->rope_dim, cfg->rope_halves);
-    g->ops->rope(g->dev, g->k, cfg->n_kv_heads, cfg->head_dim, g->rope, cfg->rope_dim, cfg->rope_halves);
-    g->ops->kv_write(g->dev, kv, index, g->k, g->v);
-    g->ops->attention(g->dev, kv, index, g->q, cfg->n_heads, g->attn);
+    g->ops->attn_in(g->dev, &in);
+    g->ops->attention(g->dev, &at);
     g->ops->matmul(g->dev, g->attn, n, &out, 1);
 }
 
-static void ffn_block(struct eng_graph *g, uint32_t index, uint32_t n)
+static void mlp_block(struct eng_graph *g, uint32_t index, uint32_t n)
 {
     const struct layer *l = &g->layers[index];
-    const struct eng_matmul in[] = {{l->gate, l->gate_bias, g->gate, false},
-                                    {l->up, l->up_bias, g->up, false}};
+    const struct eng_mlp_in in = {.x = g->x,
+                                  .norm = l->ffn_norm,
+                                  .eps = g->cfg->norm_eps,
+                                  .gate = {l->gate, l->gate_bias, g->gate, false},
+                                  .up = {l->up, l->up_bias, g->up, false},
+                                  .scratch = g->h};
     const struct eng_matmul out = {l->down, l->down_bias, g->x, true};
 
-    g->ops->rms_norm(g->dev, g->x, n, l->ffn_norm, g->cfg->norm_eps, g->h);
-    g->ops->matmul(g->dev, g->h, n, in, 2);
-    g->ops->silu_mul(g->dev, g->gate, g->up, n, g->cfg->n_ff);
+    g->ops->mlp_in(g->dev, &in);
     g->ops->matmul(g->dev, g->gate, n, &out, 1);
 }
 
-enum base_code eng_graph_step(struct eng_graph *g, struct eng_kv_store *kv, const struct eng_step *step,
-                              const uint32_t *logit_rows, uint32_t n_rows, float *ret_logits,
-                              struct base_err *err)
+static void run_ops(struct eng_graph *g, struct eng_kv_store *kv, const struct eng_step *step)
 {
     const struct eng_matmul out = {g->output, NULL, g->logits, false};
-    enum base_code rc;
 
-    g->ops->step_begin(g->dev, step);
     g->ops->embed(g->dev, g->token_embd, g->x);
     for (uint32_t i = 0; i < g->cfg->n_layers; i++) {
         attention_block(g, kv, i, step->n_tokens);
-        ffn_block(g, i, step->n_tokens);
+        mlp_block(g, i, step->n_tokens);
     }
-    if (n_rows > 0) {
-        g->ops->gather(g->dev, g->x, logit_rows, n_rows, g->cfg->n_embd, g->h);
-        g->ops->rms_norm(g->dev, g->h, n_rows, g->output_norm, g->cfg->norm_eps, g->h);
-        g->ops->matmul(g->dev, g->h, n_rows, &out, 1);
+    if (step->n_logits > 0) {
+        g->ops->norm_rows(g->dev, g->x, g->output_norm, g->cfg->norm_eps, g->rows);
+        g->ops->matmul(g->dev, g->rows, step->n_logits, &out, 1);
     }
+}
+
+enum base_code eng_graph_step(struct eng_graph *g, struct eng_kv_store *kv, const struct eng_step *step,
+                              float *ret_logits, struct base_err *err)
+{
+    enum base_code rc;
+
+    if (!g->ops->step_begin(g->dev, step))
+        run_ops(g, kv, step);
     rc = g->ops->finish(g->dev, err);
-    if (rc == BASE_OK && n_rows > 0)
-        g->ops->buf_read(g->dev, g->logits, 0, ret_logits, (size_t)n_rows * g->cfg->n_vocab);
+    if (rc == BASE_OK && step->n_logits > 0 && ret_logits != NULL)
+        g->ops->buf_read(g->dev, g->logits, 0, ret_logits, (size_t)step->n_logits * g->cfg->n_vocab);
     return rc;
 }

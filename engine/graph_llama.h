@@ -14,10 +14,9 @@ struct eng_graph;
 struct eng_graph_options {
     const struct eng_ops *ops;
     struct eng_device_options device;
-    uint32_t max_logits; /* rows of logits of one step */
 };
 
-/* Opens the device and puts the model's weights on it; `model` must outlive the graph. */
+/* Opens the device and copies the model's weights to it; `model` must outlive the graph, its file need not stay open. */
 enum base_code eng_graph_new(struct eng_graph **ret_graph, const struct eng_model *model,
                              const struct eng_graph_options *options, struct base_err *err);
 void eng_graph_free(struct eng_graph *graph); /* NULL is allowed; the KV store must be freed before */
@@ -26,9 +25,9 @@ struct eng_device *eng_graph_device(struct eng_graph *graph);
 /* The model's KV shape; n_pages and type are the caller's to fill. */
 struct eng_kv_shape eng_graph_kv_shape(const struct eng_model *model);
 
-/* Runs the step's tokens through all layers, writes their keys and values, and gives logits [n_rows, n_vocab] of the named rows. */
+/* Runs the step's tokens through all layers, writes their keys and values, and gives logits [n_logits, n_vocab] of the step's
+ * logit rows. ret_logits NULL: they stay on the device. */
 enum base_code eng_graph_step(struct eng_graph *graph, struct eng_kv_store *kv, const struct eng_step *step,
-                              const uint32_t *logit_rows, uint32_t n_rows, float *ret_logits,
-                              struct base_err *err);
+                              float *ret_logits, struct base_err *err);
 
 #endif

@@ -6,6 +6,13 @@
  * Promises: determinism: each element of a result is computed in an order that depends on the shapes of its own row and weight
  *           only, never on how many other rows the call has nor on the number of threads.
  *           Ops may run behind the caller; `finish` and `buf_read` wait, `finish` tells whether anything failed.
+ * For a device plug-in (docs/engine.md has more):
+ *   - attn_in and mlp_in are whole on purpose: a device may compute each in one kernel, or by parts; their `scratch` buffers are
+ *     undefined afterwards.
+ *   - Between step_begin and finish the ops depend only on the pointers given and on the step's n_tokens and n_logits, so that a
+ *     device may record them once per such pair and replay (CUDA graphs): see step_begin.
+ *   - eng_split tells how several ranks inside one device divide a weight; a buffer exists on each rank. A device of one ignores it.
+ *   - Arguments that grow with new families (a window, a softcap, experts) are fields of the structs below, where zero means "none".
  * Not here: what a model is (graph_llama.h), who owns which KV page (kvcache.h).
  */
 #ifndef ENGINE_KERNELS_H
@@ -24,7 +31,7 @@
 
 struct eng_device;
 struct eng_weight;   /* a matrix or vector on the device */
-struct eng_buf;      /* float32 activations on the device */
+struct eng_buf;      /* activations on the device, float32 as seen from here */
 struct eng_kv_store; /* all KV pages of all layers */
 
 struct eng_device_options {
@@ -32,6 +39,25 @@ struct eng_device_options {
     uint32_t max_tokens;    /* rows of the largest step */
     uint32_t max_context;   /* positions of the longest sequence */
     uint32_t max_sequences; /* page tables of one step */
+    uint32_t max_logits;    /* rows of one step whose logits are asked for */
+};
+
+/* What a weight is for. */
+enum eng_use {
+    ENG_USE_MATMUL = 1,
+    ENG_USE_ROWS = 2 /* embed */
+};
+
+/* How ranks divide a matrix: not at all; by rows, so that each computes its own outputs; by columns, so that their outputs must be
+ * added up when the matmul ends. */
+enum eng_split { ENG_SPLIT_NONE = 0, ENG_SPLIT_ROWS, ENG_SPLIT_COLS };
+
+struct eng_weight_data {
+    enum eng_type type;
+    uint32_t rows, cols; /* rows 0: a vector of cols values, F32 */
+    unsigned uses;       /* of a matrix: enum eng_use, or'ed */
+    enum eng_split split;
+    const void *data; /* rows * row bytes of `type`; read during weight_new alone */
 };
 
 /* One step's tokens. Arrays are the caller's and may be reused once step_begin returned. */
@@ -42,6 +68,8 @@ struct eng_step {
     const uint32_t *sequences; /* [n_tokens]: row of page_table */
     uint32_t n_sequences, pages_per_sequence;
     const uint32_t *page_table; /* [n_sequences, pages_per_sequence] */
+    uint32_t n_logits;
+    const uint32_t *logit_rows; /* [n_logits]: tokens of the step whose logits are wanted */
 };
 
 struct eng_matmul {
@@ -49,6 +77,41 @@ struct eng_matmul {
     const struct eng_weight *bias; /* [rows]; NULL: none */
     struct eng_buf *out;           /* [n, rows] */
     bool accumulate;               /* adds to what `out` holds */
+};
+
+/* h = rms_norm(x); q, k, v = h Wq, h Wk, h Wv; q and k turned by their positions; k and v into the cache. */
+struct eng_attn_in {
+    const struct eng_buf *x;       /* [n_tokens, cols] */
+    const struct eng_weight *norm; /* [cols] */
+    float eps;
+    struct eng_matmul q, k,
+        v; /* q.out is the result [n_tokens, n_heads, head_dim]; k.out and v.out are scratch */
+    struct eng_buf *scratch; /* [n_tokens, cols] */
+    uint32_t n_heads, n_kv_heads, head_dim;
+    /* Cos then sin of each position, [max_context, rope_dim]. Turns pairs (i, i + rope_dim/2) when rope_halves, (2i, 2i+1)
+     * otherwise; values past rope_dim stay. */
+    const struct eng_weight *rope;
+    uint32_t rope_dim;
+    bool rope_halves;
+    struct eng_kv_store *kv;
+    uint32_t layer;
+};
+
+/* Each token attends to positions 0..its own; scale 1/sqrt(head_dim). */
+struct eng_attention {
+    const struct eng_kv_store *kv;
+    uint32_t layer, n_heads;
+    const struct eng_buf *q; /* [n_tokens, n_heads, head_dim] */
+    struct eng_buf *out;     /* the same shape */
+};
+
+/* h = rms_norm(x); gate.out = silu(h Wgate) * (h Wup). */
+struct eng_mlp_in {
+    const struct eng_buf *x; /* [n_tokens, cols] */
+    const struct eng_weight *norm;
+    float eps;
+    struct eng_matmul gate, up; /* gate.out is the result; up.out is scratch */
+    struct eng_buf *scratch;    /* [n_tokens, cols] */
 };
 
 struct eng_kv_shape {
@@ -65,9 +128,8 @@ struct eng_ops {
     /* One line for people: "2 threads, AVX-512 VNNI". */
     void (*describe)(const struct eng_device *dev, char *out, size_t out_bytes);
 
-    /* `data` (rows * row bytes of `type`) must outlive the weight: a device may read it in place. rows 0: a vector of F32. */
-    enum base_code (*weight_new)(struct eng_device *dev, enum eng_type type, uint32_t rows, uint32_t cols,
-                                 const void *data, struct eng_weight **ret_weight, struct base_err *err);
+    enum base_code (*weight_new)(struct eng_device *dev, const struct eng_weight_data *data,
+                                 struct eng_weight **ret_weight, struct base_err *err);
     void (*weight_free)(struct eng_device *dev, struct eng_weight *weight);
     enum base_code (*buf_new)(struct eng_device *dev, size_t n_floats, struct eng_buf **ret_buf,
                               struct base_err *err);
@@ -82,31 +144,19 @@ struct eng_ops {
     /* True when every byte of the page is zero; for tests and audits. */
     bool (*kv_is_wiped)(struct eng_device *dev, const struct eng_kv_store *kv, uint32_t page);
 
-    void (*step_begin)(struct eng_device *dev, const struct eng_step *step);
+    /* True: the device has replayed a recording of a step of this shape, which is whole; the caller goes on to finish. */
+    bool (*step_begin)(struct eng_device *dev, const struct eng_step *step);
     /* out [n_tokens, cols] = rows of w [vocab, cols] by the step's ids. */
     void (*embed)(struct eng_device *dev, const struct eng_weight *w, struct eng_buf *out);
-    /* out [n, cols] = x / rms(x) * w, w [cols]. */
-    void (*rms_norm)(struct eng_device *dev, const struct eng_buf *x, uint32_t n, const struct eng_weight *w,
-                     float eps, struct eng_buf *out);
+    void (*attn_in)(struct eng_device *dev, const struct eng_attn_in *in);
+    void (*attention)(struct eng_device *dev, const struct eng_attention *attention);
+    void (*mlp_in)(struct eng_device *dev, const struct eng_mlp_in *in);
     /* Each out [n, rows] = x [n, cols] * w^T (+ bias); at most ENG_MATMULS_MAX with the same cols. */
     void (*matmul)(struct eng_device *dev, const struct eng_buf *x, uint32_t n, const struct eng_matmul *mms,
                    uint32_t n_mms);
-    /* In place on x [n_tokens, n_heads, head_dim]; table [max_context, rope_dim] holds cos then sin of each position. Turns
-     * pairs (i, i + rope_dim/2) when `halves`, (2i, 2i+1) otherwise; values past rope_dim stay. */
-    void (*rope)(struct eng_device *dev, struct eng_buf *x, uint32_t n_heads, uint32_t head_dim,
-                 const struct eng_weight *table, uint32_t rope_dim, bool halves);
-    /* Stores k, v [n_tokens, n_kv_heads, head_dim] at the step's positions. */
-    void (*kv_write)(struct eng_device *dev, struct eng_kv_store *kv, uint32_t layer, const struct eng_buf *k,
-                     const struct eng_buf *v);
-    /* out [n_tokens, n_heads, head_dim]: each token attends to positions 0..its own; scale 1/sqrt(head_dim). */
-    void (*attention)(struct eng_device *dev, const struct eng_kv_store *kv, uint32_t layer,
-                      const struct eng_buf *q, uint32_t n_heads, struct eng_buf *out);
-    /* gate [n, cols] = silu(gate) * up. */
-    void (*silu_mul)(struct eng_device *dev, struct eng_buf *gate, const struct eng_buf *up, uint32_t n,
-                     uint32_t cols);
-    /* out [n_rows, cols] = the named rows of x. */
-    void (*gather)(struct eng_device *dev, const struct eng_buf *x, const uint32_t *rows, uint32_t n_rows,
-                   uint32_t cols, struct eng_buf *out);
+    /* out [n_logits, cols] = the step's logit rows of x, each x / rms(x) * w, w [cols]. */
+    void (*norm_rows)(struct eng_device *dev, const struct eng_buf *x, const struct eng_weight *w, float eps,
+                      struct eng_buf *out);
     enum base_code (*finish)(struct eng_device *dev, struct base_err *err);
 };
 

@@ -31,7 +31,7 @@ struct eng_device {
     struct eng_device_options options;
     struct eng_step step; /* arrays below */
     int32_t *ids;
-    uint32_t *positions, *sequences, *page_table;
+    uint32_t *positions, *sequences, *page_table, *logit_rows;
     uint32_t page_table_max;
     struct eng_cpu_act act;
     uint32_t act_cols; /* columns that `act` has room for */
@@ -113,6 +113,7 @@ static void cpu_close(struct eng_device *dev)
     free(dev->positions);
     free(dev->sequences);
     free(dev->page_table);
+    free(dev->logit_rows);
     free(dev->scratch);
     free(dev);
 }
@@ -130,7 +131,9 @@ static enum base_code open_with(const struct eng_cpu_kernels *kernels, struct en
     dev->sequences = base_try_zarray(options->max_tokens, sizeof(*dev->sequences));
     dev->page_table_max = options->max_sequences * pages;
     dev->page_table = base_try_zarray(dev->page_table_max, sizeof(*dev->page_table));
-    if (dev->ids == NULL || dev->positions == NULL || dev->sequences == NULL || dev->page_table == NULL) {
+    dev->logit_rows = base_try_zarray(options->max_logits, sizeof(*dev->logit_rows));
+    if (dev->ids == NULL || dev->positions == NULL || dev->sequences == NULL || dev->page_table == NULL ||
+        dev->logit_rows == NULL) {
         cpu_close(dev);
         return base_fail(err, BASE_NO_MEMORY, 0, "no memory for a step of %u tokens", options->max_tokens);
     }
@@ -175,34 +178,58 @@ static void cpu_weight_free(struct eng_device *dev, struct eng_weight *w)
         return;
     if (w->packed != NULL)
         munmap(w->packed, (w->rows + ENG_LANES - 1) / ENG_LANES * w->group_bytes);
+    if (w->raw != NULL)
+        munmap(w->raw, w->raw_bytes);
     free(w);
 }
 
+struct pack_job {
+    struct eng_weight *w;
+    const uint8_t *data;
+};
+
 static void pack_groups(void *arg, unsigned thread, uint32_t begin, uint32_t end)
 {
-    struct eng_weight *w = arg;
+    const struct pack_job *job = arg;
+    struct eng_weight *w = job->w;
 
     for (uint32_t g = begin; g < end; g++)
-        eng_cpu_pack(w->type, w->raw, w->rows, w->cols, g, w->packed + g * w->group_bytes);
+        eng_cpu_pack(w->type, job->data, w->rows, w->cols, g, w->packed + g * w->group_bytes);
 }
 
-static enum base_code cpu_weight_new(struct eng_device *dev, enum eng_type type, uint32_t rows, uint32_t cols,
-                                     const void *data, struct eng_weight **ret_weight, struct base_err *err)
+/* Kernels that pack need the rows as they are for look-ups alone; the others need nothing else. */
+static bool copy_weight(struct eng_device *dev, struct eng_weight *w, const struct eng_weight_data *data)
+{
+    uint32_t n_groups = (w->rows + ENG_LANES - 1) / ENG_LANES;
+    bool packs = w->rows > 0 && dev->kernels->packs && (data->uses & ENG_USE_MATMUL) != 0;
+
+    if (!packs || (data->uses & ENG_USE_ROWS) != 0) {
+        w->raw_bytes = (w->rows > 0 ? w->rows : 1) * eng_row_bytes(w->type, w->cols);
+        w->raw = map_bytes(w->raw_bytes);
+        if (w->raw == NULL)
+            return false;
+        memcpy(w->raw, data->data, w->raw_bytes);
+    }
+    if (packs) {
+        w->group_bytes = eng_cpu_group_bytes(w->type, w->cols);
+        w->packed = map_bytes(n_groups * w->group_bytes);
+        if (w->packed == NULL)
+            return false;
+        eng_pool_run(dev->pool, pack_groups, &(struct pack_job){w, data->data}, n_groups, 4);
+    }
+    return true;
+}
+
+static enum base_code cpu_weight_new(struct eng_device *dev, const struct eng_weight_data *data,
+                                     struct eng_weight **ret_weight, struct base_err *err)
 {
     struct eng_weight *w = base_zalloc(sizeof(*w));
-    uint32_t n_groups = (rows + ENG_LANES - 1) / ENG_LANES;
 
-    *w = (struct eng_weight){.type = type, .rows = rows, .cols = cols, .raw = data};
-    if (rows > 0 && dev->kernels->packs) {
-        w->group_bytes = eng_cpu_group_bytes(type, cols);
-        w->packed = map_bytes(n_groups * w->group_bytes);
-        if (w->packed != NULL)
-            eng_pool_run(dev->pool, pack_groups, w, n_groups, 4);
-    }
-    if ((rows > 0 && dev->kernels->packs && w->packed == NULL) || (rows > 0 && !need_scratch(dev, cols)) ||
-        (eng_type_info(type)->block_values > 1 && !need_act(dev, cols))) {
+    *w = (struct eng_weight){.type = data->type, .rows = data->rows, .cols = data->cols};
+    if (!copy_weight(dev, w, data) || (w->rows > 0 && !need_scratch(dev, w->cols)) ||
+        (eng_type_info(w->type)->block_values > 1 && !need_act(dev, w->cols))) {
         cpu_weight_free(dev, w);
-        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for a weight of %u x %u", rows, cols);
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for a weight of %u x %u", data->rows, data->cols);
     }
     *ret_weight = w;
     return BASE_OK;
@@ -306,11 +333,13 @@ static bool cpu_kv_is_wiped(struct eng_device *dev, const struct eng_kv_store *k
     return true;
 }
 
-static void cpu_step_begin(struct eng_device *dev, const struct eng_step *step)
+static bool cpu_step_begin(struct eng_device *dev, const struct eng_step *step)
 {
     memcpy(dev->ids, step->ids, step->n_tokens * sizeof(*dev->ids));
     memcpy(dev->positions, step->positions, step->n_tokens * sizeof(*dev->positions));
     memcpy(dev->sequences, step->sequences, step->n_tokens * sizeof(*dev->sequences));
+    if (step->n_logits > 0)
+        memcpy(dev->logit_rows, step->logit_rows, step->n_logits * sizeof(*dev->logit_rows));
     memcpy(dev->page_table, step->page_table,
            (size_t)step->n_sequences * step->pages_per_sequence * sizeof(*dev->page_table));
     dev->step = *step;
@@ -318,17 +347,36 @@ static void cpu_step_begin(struct eng_device *dev, const struct eng_step *step)
     dev->step.positions = dev->positions;
     dev->step.sequences = dev->sequences;
     dev->step.page_table = dev->page_table;
+    dev->step.logit_rows = dev->logit_rows;
+    return false;
+}
+
+struct embed_job {
+    const int32_t *ids;
+    const struct eng_weight *w;
+    float *out;
+};
+
+static void embed_rows(void *arg, unsigned thread, uint32_t begin, uint32_t end)
+{
+    const struct embed_job *job = arg;
+    const struct eng_weight *w = job->w;
+
+    for (uint32_t t = begin; t < end; t++)
+        eng_dequant(w->type, w->raw + (uint32_t)job->ids[t] * eng_row_bytes(w->type, w->cols),
+                    job->out + (size_t)t * w->cols, w->cols);
 }
 
 static void cpu_embed(struct eng_device *dev, const struct eng_weight *w, struct eng_buf *out)
 {
-    for (uint32_t t = 0; t < dev->step.n_tokens; t++)
-        eng_dequant(w->type, w->raw + (uint32_t)dev->step.ids[t] * eng_row_bytes(w->type, w->cols),
-                    out->data + (size_t)t * w->cols, w->cols);
+    struct embed_job job = {dev->step.ids, w, out->data};
+
+    eng_pool_run(dev->pool, embed_rows, &job, dev->step.n_tokens, 8);
 }
 
 struct norm_job {
     const struct eng_cpu_kernels *kernels;
+    const uint32_t *rows; /* of x; NULL: all of them */
     const float *x, *w;
     float *out;
     uint32_t cols;
@@ -340,16 +388,25 @@ static void norm_rows(void *arg, unsigned thread, uint32_t begin, uint32_t end)
     const struct norm_job *job = arg;
 
     for (uint32_t r = begin; r < end; r++)
-        job->kernels->rms_norm(job->x + (size_t)r * job->cols, job->w, job->eps, job->cols,
-                               job->out + (size_t)r * job->cols);
+        job->kernels->rms_norm(job->x + (size_t)(job->rows != NULL ? job->rows[r] : r) * job->cols, job->w,
+                               job->eps, job->cols, job->out + (size_t)r * job->cols);
 }
 
-static void cpu_rms_norm(struct eng_device *dev, const struct eng_buf *x, uint32_t n,
-                         const struct eng_weight *w, float eps, struct eng_buf *out)
+static void norm_all(struct eng_device *dev, const struct eng_buf *x, const struct eng_weight *w, float eps,
+                     struct eng_buf *out)
 {
-    struct norm_job job = {dev->kernels, x->data, (const float *)w->raw, out->data, w->cols, eps};
+    struct norm_job job = {dev->kernels, NULL, x->data, (const float *)w->raw, out->data, w->cols, eps};
 
-    eng_pool_run(dev->pool, norm_rows, &job, n, 8);
+    eng_pool_run(dev->pool, norm_rows, &job, dev->step.n_tokens, 8);
+}
+
+static void cpu_norm_rows(struct eng_device *dev, const struct eng_buf *x, const struct eng_weight *w,
+                          float eps, struct eng_buf *out)
+{
+    struct norm_job job = {dev->kernels, dev->logit_rows, x->data, (const float *)w->raw,
+                           out->data,    w->cols,         eps};
+
+    eng_pool_run(dev->pool, norm_rows, &job, dev->step.n_logits, 8);
 }
 
 struct act_job {
@@ -434,17 +491,6 @@ static void rope_head(float *x, const float *cs, uint32_t half, bool halves)
     }
 }
 
-static void cpu_rope(struct eng_device *dev, struct eng_buf *x, uint32_t n_heads, uint32_t head_dim,
-                     const struct eng_weight *table, uint32_t rope_dim, bool halves)
-{
-    for (uint32_t t = 0; t < dev->step.n_tokens; t++) {
-        const float *cs = (const float *)table->raw + (size_t)dev->step.positions[t] * rope_dim;
-
-        for (uint32_t h = 0; h < n_heads; h++)
-            rope_head(x->data + ((size_t)t * n_heads + h) * head_dim, cs, rope_dim / 2, halves);
-    }
-}
-
 /* One head's key into column `slot` of its page, one head's value into row `slot`. */
 static void store_head(const struct eng_device *dev, enum eng_type type, uint8_t *k_page, uint8_t *v_page,
                        uint32_t slot, const float *k, const float *v, uint32_t hd)
@@ -463,25 +509,49 @@ static void store_head(const struct eng_device *dev, enum eng_type type, uint8_t
     }
 }
 
-static void cpu_kv_write(struct eng_device *dev, struct eng_kv_store *kv, uint32_t layer,
-                         const struct eng_buf *k, const struct eng_buf *v)
-{
-    const struct eng_step *st = &dev->step;
-    uint32_t heads = kv->shape.n_kv_heads, hd = kv->shape.head_dim;
-    size_t head_bytes = kv->page_bytes / heads;
+struct place_job {
+    struct eng_device *dev;
+    const struct eng_attn_in *in;
+};
 
-    for (uint32_t t = 0; t < st->n_tokens; t++) {
+/* Turns queries and keys of tokens [begin, end), stores keys and values. No two tokens of a step share a place in the cache. */
+static void place_tokens(void *arg, unsigned thread, uint32_t begin, uint32_t end)
+{
+    const struct place_job *job = arg;
+    const struct eng_attn_in *in = job->in;
+    const struct eng_kv_store *kv = in->kv;
+    const struct eng_step *st = &job->dev->step;
+    const uint32_t hd = in->head_dim, half = in->rope_dim / 2;
+    const size_t head_bytes = kv->page_bytes / in->n_kv_heads;
+
+    for (uint32_t t = begin; t < end; t++) {
         uint32_t pos = st->positions[t];
         uint32_t page =
             st->page_table[(size_t)st->sequences[t] * st->pages_per_sequence + pos / ENG_PAGE_TOKENS];
-        uint8_t *k_page = kv_layer(kv, layer, 0) + page * kv->page_bytes;
-        uint8_t *v_page = kv_layer(kv, layer, 1) + page * kv->page_bytes;
+        uint8_t *k_page = kv_layer(kv, in->layer, 0) + page * kv->page_bytes;
+        uint8_t *v_page = kv_layer(kv, in->layer, 1) + page * kv->page_bytes;
+        const float *cs = (const float *)in->rope->raw + (size_t)pos * in->rope_dim;
+        float *q = in->q.out->data + (size_t)t * in->n_heads * hd;
+        float *k = in->k.out->data + (size_t)t * in->n_kv_heads * hd;
+        const float *v = in->v.out->data + (size_t)t * in->n_kv_heads * hd;
 
-        for (uint32_t h = 0; h < heads; h++)
-            store_head(dev, kv->shape.type, k_page + h * head_bytes, v_page + h * head_bytes,
-                       pos % ENG_PAGE_TOKENS, k->data + ((size_t)t * heads + h) * hd,
-                       v->data + ((size_t)t * heads + h) * hd, hd);
+        for (uint32_t h = 0; h < in->n_heads; h++)
+            rope_head(q + (size_t)h * hd, cs, half, in->rope_halves);
+        for (uint32_t h = 0; h < in->n_kv_heads; h++) {
+            rope_head(k + (size_t)h * hd, cs, half, in->rope_halves);
+            store_head(job->dev, kv->shape.type, k_page + h * head_bytes, v_page + h * head_bytes,
+                       pos % ENG_PAGE_TOKENS, k + (size_t)h * hd, v + (size_t)h * hd, hd);
+        }
     }
+}
+
+static void cpu_attn_in(struct eng_device *dev, const struct eng_attn_in *in)
+{
+    const struct eng_matmul qkv[] = {in->q, in->k, in->v};
+
+    norm_all(dev, in->x, in->norm, in->eps, in->scratch);
+    cpu_matmul(dev, in->scratch, dev->step.n_tokens, qkv, 3);
+    eng_pool_run(dev->pool, place_tokens, &(struct place_job){dev, in}, dev->step.n_tokens, 4);
 }
 
 struct attention_job {
@@ -498,20 +568,20 @@ static void attend_items(void *arg, unsigned thread, uint32_t begin, uint32_t en
                                   scratch_of(job->dev, thread));
 }
 
-static void cpu_attention(struct eng_device *dev, const struct eng_kv_store *kv, uint32_t layer,
-                          const struct eng_buf *q, uint32_t n_heads, struct eng_buf *out)
+static void cpu_attention(struct eng_device *dev, const struct eng_attention *at)
 {
+    const struct eng_kv_store *kv = at->kv;
     struct attention_job job = {
         .dev = dev,
         .a = {.type = kv->shape.type,
-              .n_heads = n_heads,
+              .n_heads = at->n_heads,
               .n_kv_heads = kv->shape.n_kv_heads,
               .head_dim = kv->shape.head_dim,
-              .k = kv_layer(kv, layer, 0),
-              .v = kv_layer(kv, layer, 1),
+              .k = kv_layer(kv, at->layer, 0),
+              .v = kv_layer(kv, at->layer, 1),
               .page_bytes = kv->page_bytes,
-              .q = q->data,
-              .out = out->data,
+              .q = at->q->data,
+              .out = at->out->data,
               .step = &dev->step,
               .score_stride =
                   (dev->options.max_context + ENG_PAGE_TOKENS - 1) / ENG_PAGE_TOKENS * ENG_PAGE_TOKENS},
@@ -535,19 +605,14 @@ static void silu_rows(void *arg, unsigned thread, uint32_t begin, uint32_t end)
     job->kernels->silu_mul(job->gate + first, job->up + first, (size_t)(end - begin) * job->cols);
 }
 
-static void cpu_silu_mul(struct eng_device *dev, struct eng_buf *gate, const struct eng_buf *up, uint32_t n,
-                         uint32_t cols)
+static void cpu_mlp_in(struct eng_device *dev, const struct eng_mlp_in *in)
 {
-    struct silu_job job = {dev->kernels, gate->data, up->data, cols};
+    const struct eng_matmul mms[] = {in->gate, in->up};
+    struct silu_job job = {dev->kernels, in->gate.out->data, in->up.out->data, in->gate.w->rows};
 
-    eng_pool_run(dev->pool, silu_rows, &job, n, 4);
-}
-
-static void cpu_gather(struct eng_device *dev, const struct eng_buf *x, const uint32_t *rows, uint32_t n_rows,
-                       uint32_t cols, struct eng_buf *out)
-{
-    for (uint32_t i = 0; i < n_rows; i++)
-        memcpy(out->data + (size_t)i * cols, x->data + (size_t)rows[i] * cols, cols * sizeof(float));
+    norm_all(dev, in->x, in->norm, in->eps, in->scratch);
+    cpu_matmul(dev, in->scratch, dev->step.n_tokens, mms, 2);
+    eng_pool_run(dev->pool, silu_rows, &job, dev->step.n_tokens, 4);
 }
 
 static enum base_code cpu_finish(struct eng_device *dev, struct base_err *err)
@@ -555,15 +620,15 @@ static enum base_code cpu_finish(struct eng_device *dev, struct base_err *err)
     return BASE_OK; /* every op above is done when it returns */
 }
 
-#define CPU_OPS(op_name, open_fn)                                                                         \
-    {                                                                                                     \
-        .name = op_name, .open = open_fn, .close = cpu_close, .describe = cpu_describe,                   \
-        .weight_new = cpu_weight_new, .weight_free = cpu_weight_free, .buf_new = cpu_buf_new,             \
-        .buf_free = cpu_buf_free, .buf_read = cpu_buf_read, .kv_new = cpu_kv_new, .kv_free = cpu_kv_free, \
-        .kv_page_bytes = cpu_kv_page_bytes, .kv_wipe = cpu_kv_wipe, .kv_is_wiped = cpu_kv_is_wiped,       \
-        .step_begin = cpu_step_begin, .embed = cpu_embed, .rms_norm = cpu_rms_norm, .matmul = cpu_matmul, \
-        .rope = cpu_rope, .kv_write = cpu_kv_write, .attention = cpu_attention, .silu_mul = cpu_silu_mul, \
-        .gather = cpu_gather, .finish = cpu_finish                                                        \
+#define CPU_OPS(op_name, open_fn)                                                                           \
+    {                                                                                                       \
+        .name = op_name, .open = open_fn, .close = cpu_close, .describe = cpu_describe,                     \
+        .weight_new = cpu_weight_new, .weight_free = cpu_weight_free, .buf_new = cpu_buf_new,               \
+        .buf_free = cpu_buf_free, .buf_read = cpu_buf_read, .kv_new = cpu_kv_new, .kv_free = cpu_kv_free,   \
+        .kv_page_bytes = cpu_kv_page_bytes, .kv_wipe = cpu_kv_wipe, .kv_is_wiped = cpu_kv_is_wiped,         \
+        .step_begin = cpu_step_begin, .embed = cpu_embed, .attn_in = cpu_attn_in,                           \
+        .attention = cpu_attention, .mlp_in = cpu_mlp_in, .matmul = cpu_matmul, .norm_rows = cpu_norm_rows, \
+        .finish = cpu_finish                                                                                \
     }
 
 #if defined(ENG_HAVE_X86_KERNELS)

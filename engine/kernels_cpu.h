@@ -16,7 +16,8 @@
 struct eng_weight {
     enum eng_type type;
     uint32_t rows, cols;
-    const uint8_t *raw; /* in the model file */
+    uint8_t *raw; /* rows as in the file; NULL: not needed beside `packed` */
+    size_t raw_bytes;
     uint8_t *packed;    /* NULL: kernels read raw */
     size_t group_bytes; /* packed bytes of 16 rows */
 };

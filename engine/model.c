@@ -224,6 +224,8 @@ static enum base_code apply_rope_divisors(struct loader *ld)
 {
     struct eng_config *cfg = &ld->model->config;
     const struct eng_gguf_tensor *t = eng_gguf_tensor(ld->gguf, "rope_freqs.weight");
+    auto_free float *divisors = NULL;
+    enum base_code rc;
 
     if (t == NULL)
         return BASE_OK;
@@ -231,16 +233,15 @@ static enum base_code apply_rope_divisors(struct loader *ld)
         return base_fail(ld->err, BASE_INVALID, 0, "tensor rope_freqs.weight is not %u values of F32",
                          cfg->rope_dim / 2);
     ld->n_used++;
-    for (uint32_t i = 0; i < cfg->rope_dim / 2; i++) {
-        float divisor;
-
-        memcpy(&divisor, t->data + i * sizeof(divisor), sizeof(divisor));
-        if (!(divisor >= 1e-6f && divisor <= 1e6f))
+    divisors = base_alloc(t->n_bytes);
+    rc = eng_gguf_read(ld->gguf, t, divisors, ld->err);
+    for (uint32_t i = 0; rc == BASE_OK && i < cfg->rope_dim / 2; i++) {
+        if (!(divisors[i] >= 1e-6f && divisors[i] <= 1e6f))
             return base_fail(ld->err, BASE_INVALID, 0, "tensor rope_freqs.weight: divisor %u is %g", i,
-                             (double)divisor);
-        cfg->rope_freqs[i] /= divisor;
+                             (double)divisors[i]);
+        cfg->rope_freqs[i] /= divisors[i];
     }
-    return BASE_OK;
+    return rc;
 }
 
 static enum base_code load_rope(struct loader *ld)

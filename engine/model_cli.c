@@ -492,7 +492,7 @@ static void bare_close(struct bare *b)
 static enum base_code bare_open(struct bare *b, const struct cli *c, uint32_t context, uint32_t max_logits,
                                 struct base_err *err)
 {
-    struct eng_graph_options go = {.ops = eng_ops_cpu(c->tuning.kernels), .max_logits = max_logits};
+    struct eng_graph_options go = {.ops = eng_ops_cpu(c->tuning.kernels)};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     struct eng_kv_shape shape;
     enum base_code rc;
@@ -507,7 +507,8 @@ static enum base_code bare_open(struct bare *b, const struct cli *c, uint32_t co
                                                                                    : (unsigned)cores,
                                             .max_tokens = ENG_STEP_TOKENS_MAX,
                                             .max_context = context,
-                                            .max_sequences = 1};
+                                            .max_sequences = 1,
+                                            .max_logits = max_logits};
     if ((rc = eng_graph_new(&b->graph, b->model, &go, err)) != BASE_OK)
         return rc;
     shape = eng_graph_kv_shape(b->model);
@@ -536,10 +537,12 @@ static enum base_code bare_step(struct bare *b, const int32_t *ids, uint32_t fir
                             .sequences = b->sequences,
                             .n_sequences = 1,
                             .pages_per_sequence = b->pages_n,
-                            .page_table = b->pages};
+                            .page_table = b->pages,
+                            .n_logits = n_rows,
+                            .logit_rows = rows};
 
     eng_kvcache_extend(b->kv, &b->seq, first + n);
-    return eng_graph_step(b->graph, eng_kvcache_store(b->kv), &step, rows, n_rows, b->logits, err);
+    return eng_graph_step(b->graph, eng_kvcache_store(b->kv), &step, b->logits, err);
 }
 
 static uint32_t parse_ids(const char *text, uint32_t n_vocab, int32_t **ret_ids)

@@ -1,9 +1,13 @@
 /* GGUF: see modelfile_gguf.h.
  *
  * Invariants of the parse:
- * 1. `cur.left` bytes at `cur.p` are readable; only take() moves the cursor, and only after comparing with `left`.
+ * 1. `cur.left` bytes of the file follow `cur.p`, and the first `have` bytes of the file are in memory; only take() moves the cursor,
+ *    and only after comparing with `left` and reading up to its end.
  * 2. A count is compared with its named limit and with what the bytes left could hold before anything is allocated for it.
- * 3. Once parsed, every kv's value lies wholly inside the bytes (strings of an array included), and every tensor's data too.
+ * 3. Once parsed, every kv's value lies wholly in memory (strings of an array included), and every tensor's data inside the file.
+ *
+ * A file's directory is read piece by piece into address space reserved for the largest one allowed: pointers into it stay, and
+ * what is not needed takes no memory.
  */
 #include "engine/modelfile_gguf.h"
 
@@ -17,7 +21,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define NO_SLOT UINT32_MAX
+#define NO_SLOT     UINT32_MAX
+#define PIECE_BYTES (256u << 10) /* read at once */
 
 /* Open addressing over indices: a hostile file cannot make look-ups slow, since the table is at most half full and the hash is
  * seeded per process. */
@@ -28,8 +33,13 @@ struct index {
 
 struct eng_gguf {
     const uint8_t *bytes;
-    size_t len;
-    void *mapping; /* NULL: borrowed bytes */
+    size_t len;      /* of the file */
+    size_t have;     /* of it in memory, from its start */
+    int fd;          /* -1: none, all is in memory or the file is closed */
+    uint8_t *room;   /* the file's directory; NULL: borrowed bytes */
+    size_t room_len; /* mapped */
+    int read_errno;
+    bool is_shorter, is_past_room;
     uint32_t version;
     uint64_t alignment;
     struct eng_gguf_kv *kvs;
@@ -40,6 +50,7 @@ struct eng_gguf {
 };
 
 struct cursor {
+    struct eng_gguf *gguf;
     const uint8_t *p;
     uint64_t left;
 };
@@ -50,11 +61,54 @@ static const uint8_t value_bytes[] = {
     [ENG_GGUF_F64] = 8, [ENG_GGUF_STRING] = 0, [ENG_GGUF_ARRAY] = 0,
 };
 
+/* Reads exactly n bytes. False: *ret_errno tells why, 0 the file's end. */
+static bool read_at(int fd, uint8_t *out, size_t n, uint64_t from, int *ret_errno)
+{
+    *ret_errno = 0;
+    while (n > 0) {
+        ssize_t got = pread(fd, out, n < 1u << 30 ? n : 1u << 30, (off_t)from);
+
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0) {
+            *ret_errno = got < 0 ? errno : 0;
+            return false;
+        }
+        out += got;
+        from += (uint64_t)got;
+        n -= (size_t)got;
+    }
+    return true;
+}
+
+/* Makes the first n bytes of the file (n <= len) present. */
+static bool fill(struct eng_gguf *gguf, size_t n)
+{
+    size_t end = (n + PIECE_BYTES - 1) / PIECE_BYTES * PIECE_BYTES;
+
+    if (n <= gguf->have)
+        return true;
+    if (gguf->fd < 0 || gguf->read_errno != 0 || gguf->is_shorter)
+        return false;
+    if (n > gguf->room_len) {
+        gguf->is_past_room = true;
+        return false;
+    }
+    end = end < gguf->len ? end : gguf->len;
+    end = end < gguf->room_len ? end : gguf->room_len;
+    if (!read_at(gguf->fd, gguf->room + gguf->have, end - gguf->have, gguf->have, &gguf->read_errno)) {
+        gguf->is_shorter = gguf->read_errno == 0;
+        return false;
+    }
+    gguf->have = end;
+    return true;
+}
+
 static const uint8_t *take(struct cursor *cur, uint64_t n)
 {
     const uint8_t *p = cur->p;
 
-    if (n > cur->left)
+    if (n > cur->left || !fill(cur->gguf, (size_t)(p - cur->gguf->bytes) + n))
         return NULL;
     cur->p += n;
     cur->left -= n;
@@ -285,11 +339,11 @@ static enum base_code parse_tensor(struct eng_gguf *gguf, struct cursor *cur, ui
     return BASE_OK;
 }
 
-static int by_address(const void *a, const void *b)
+static int by_offset(const void *a, const void *b)
 {
     const struct eng_gguf_tensor *const *x = a, *const *y = b;
 
-    return (*x)->data < (*y)->data ? -1 : (*x)->data > (*y)->data;
+    return (*x)->offset < (*y)->offset ? -1 : (*x)->offset > (*y)->offset;
 }
 
 static enum base_code check_overlap(const struct eng_gguf *gguf, struct base_err *err)
@@ -301,16 +355,16 @@ static enum base_code check_overlap(const struct eng_gguf *gguf, struct base_err
         return base_fail(err, BASE_NO_MEMORY, 0, "no memory for %zu tensors", gguf->n_tensors);
     for (size_t i = 0; i < gguf->n_tensors; i++)
         order[i] = &gguf->tensors[i];
-    qsort(order, gguf->n_tensors, sizeof(*order), by_address);
+    qsort(order, gguf->n_tensors, sizeof(*order), by_offset);
     for (size_t i = 1; i < gguf->n_tensors; i++) {
-        if (order[i]->data < order[i - 1]->data + order[i - 1]->n_bytes)
+        if (order[i]->offset < order[i - 1]->offset + order[i - 1]->n_bytes)
             return base_fail(err, BASE_INVALID, 0, "tensors %s and %s overlap", shown(order[i - 1]->name, a),
                              shown(order[i]->name, b));
     }
     return BASE_OK;
 }
 
-/* Turns offsets into pointers: `data` is the data section. */
+/* Offsets count from the data section, where `data` stands. */
 static enum base_code place_tensors(struct eng_gguf *gguf, struct cursor data, const uint64_t *offsets,
                                     struct base_err *err)
 {
@@ -327,7 +381,7 @@ static enum base_code place_tensors(struct eng_gguf *gguf, struct cursor data, c
                              "tensor %s: %llu bytes at %llu pass the end of the file (%llu bytes of data)",
                              shown(t->name, name), (unsigned long long)t->n_bytes,
                              (unsigned long long)offsets[i], (unsigned long long)data.left);
-        t->data = data.p + offsets[i];
+        t->offset = (uint64_t)(data.p - gguf->bytes) + offsets[i];
     }
     return check_overlap(gguf, err);
 }
@@ -378,7 +432,7 @@ static enum base_code parse_counts(struct eng_gguf *gguf, struct cursor *cur, ui
 
 static enum base_code parse_all(struct eng_gguf *gguf, struct base_err *err)
 {
-    struct cursor cur = {gguf->bytes, gguf->len};
+    struct cursor cur = {gguf, gguf->bytes, gguf->len};
     auto_free uint64_t *offsets = NULL;
     uint64_t n_tensors = 0, n_kvs = 0, pad;
     enum base_code rc = parse_counts(gguf, &cur, &n_tensors, &n_kvs, err);
@@ -410,8 +464,9 @@ enum base_code eng_gguf_parse(struct eng_gguf **ret_gguf, const void *bytes, siz
     struct eng_gguf *gguf = base_zalloc(sizeof(*gguf));
     enum base_code rc;
 
+    gguf->fd = -1;
     gguf->bytes = bytes;
-    gguf->len = len;
+    gguf->len = gguf->have = len;
     rc = parse_all(gguf, err);
     if (rc != BASE_OK) {
         eng_gguf_free(gguf);
@@ -421,11 +476,48 @@ enum base_code eng_gguf_parse(struct eng_gguf **ret_gguf, const void *bytes, siz
     return BASE_OK;
 }
 
+/* Gives back what was reserved past the directory, and keeps anybody from writing into it. */
+static void trim_room(struct eng_gguf *gguf)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), keep = (gguf->have + page - 1) / page * page;
+
+    if (keep < gguf->room_len) {
+        munmap(gguf->room + keep, gguf->room_len - keep);
+        gguf->room_len = keep;
+    }
+    mprotect(gguf->room, gguf->room_len, PROT_READ);
+}
+
+static enum base_code parse_file(struct eng_gguf *gguf, struct base_err *err)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    void *room;
+    enum base_code rc;
+
+    gguf->room_len = gguf->len < ENG_GGUF_DIRECTORY_MAX ? gguf->len : ENG_GGUF_DIRECTORY_MAX;
+    gguf->room_len = (gguf->room_len + page - 1) / page * page;
+    room = mmap(NULL, gguf->room_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                0);
+    if (room == MAP_FAILED)
+        return base_fail(err, BASE_NO_MEMORY, errno, "no memory for the file's directory");
+    gguf->bytes = gguf->room = room;
+    rc = parse_all(gguf, err);
+    if (gguf->read_errno != 0) /* whatever the parser made of the missing bytes */
+        return base_fail(err, BASE_IO, gguf->read_errno, "the file cannot be read");
+    if (gguf->is_shorter)
+        return base_fail(err, BASE_CORRUPT, 0, "the file was cut short while it was read");
+    if (gguf->is_past_room)
+        return base_fail(err, BASE_TOO_LARGE, 0, "more than %u bytes of metadata", ENG_GGUF_DIRECTORY_MAX);
+    if (rc == BASE_OK)
+        trim_room(gguf);
+    return rc;
+}
+
 enum base_code eng_gguf_open(struct eng_gguf **ret_gguf, const char *path, struct base_err *err)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* a FIFO must not hang us */
+    struct eng_gguf *gguf;
     struct stat st;
-    void *mapping;
     enum base_code rc;
 
     if (fd < 0)
@@ -435,25 +527,53 @@ enum base_code eng_gguf_open(struct eng_gguf **ret_gguf, const char *path, struc
         return base_fail(err, BASE_INVALID, 0,
                          "%s: not a GGUF file (no regular file, or shorter than a header)", path);
     }
-    mapping = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    close(fd);
-    if (mapping == MAP_FAILED)
-        return base_fail(err, BASE_IO, errno, "%s cannot be mapped", path);
-    rc = eng_gguf_parse(ret_gguf, mapping, (size_t)st.st_size, err);
+    gguf = base_zalloc(sizeof(*gguf));
+    gguf->fd = fd;
+    gguf->len = (size_t)st.st_size;
+    rc = parse_file(gguf, err);
     if (rc != BASE_OK) {
-        munmap(mapping, (size_t)st.st_size);
+        eng_gguf_free(gguf);
         return base_fail_prefix(err, rc, "%s", path);
     }
-    (*ret_gguf)->mapping = mapping;
+    *ret_gguf = gguf;
     return BASE_OK;
+}
+
+enum base_code eng_gguf_read(const struct eng_gguf *gguf, const struct eng_gguf_tensor *tensor, void *out,
+                             struct base_err *err)
+{
+    char name[72];
+    int code;
+
+    if (gguf->room == NULL) {
+        memcpy(out, gguf->bytes + tensor->offset, tensor->n_bytes);
+        return BASE_OK;
+    }
+    if (gguf->fd < 0)
+        return base_fail(err, BASE_UNAVAILABLE, 0, "tensor %s: the file is closed",
+                         shown(tensor->name, name));
+    if (read_at(gguf->fd, out, tensor->n_bytes, tensor->offset, &code))
+        return BASE_OK;
+    if (code != 0)
+        return base_fail(err, BASE_IO, code, "tensor %s cannot be read", shown(tensor->name, name));
+    return base_fail(err, BASE_CORRUPT, 0, "tensor %s: the file was cut short after it was opened",
+                     shown(tensor->name, name));
+}
+
+void eng_gguf_close_file(struct eng_gguf *gguf)
+{
+    if (gguf->fd >= 0)
+        close(gguf->fd);
+    gguf->fd = -1;
 }
 
 void eng_gguf_free(struct eng_gguf *gguf)
 {
     if (gguf == NULL)
         return;
-    if (gguf->mapping != NULL)
-        munmap(gguf->mapping, gguf->len);
+    eng_gguf_close_file(gguf);
+    if (gguf->room != NULL)
+        munmap(gguf->room, gguf->room_len);
     free(gguf->kvs);
     free(gguf->tensors);
     free(gguf->kv_index.slots);

@@ -1,12 +1,12 @@
-/* GGUF model files: metadata and tensor directory, read in place. Private to engine/.
+/* GGUF model files: metadata and tensor directory, kept in memory; tensors, read when asked for. Private to engine/.
  *
- * What: parses GGUF versions 2 and 3 from memory; eng_gguf_open maps a file read-only and parses it.
- * Who:  one thread parses; any thread reads after that.
+ * What: parses GGUF versions 2 and 3 from a file or from memory. A file is read, never mapped: one that is cut short or rewritten while
+ *       it is in use gives an error or other numbers, where a mapping would end the process (SIGBUS) or change what was checked.
+ * Who:  one thread parses and closes; any thread reads after that.
  * Promises: the bytes are hostile. Every count, length, type, dimension, offset, alignment and overlap is checked before it is
  *           used, duplicates are refused, and an error names the key or tensor at fault. Nothing is copied but directories.
  * Limits: ENG_GGUF_*_MAX below.
- * Not here: what the keys mean (model.h). A file that shrinks while it is mapped ends the process (SIGBUS): model files belong to
- *           the operator and are replaced by rename, never rewritten in place.
+ * Not here: what the keys mean (model.h).
  * Source: the GGUF specification, ggml/docs/gguf.md.
  */
 #ifndef ENGINE_MODELFILE_GGUF_H
@@ -25,6 +25,7 @@
 #define ENG_GGUF_DIMS_MAX      4u
 #define ENG_GGUF_ALIGN_MAX     65536u
 #define ENG_GGUF_DIM_MAX       (1ull << 40)
+#define ENG_GGUF_DIRECTORY_MAX (512u << 20) /* bytes of a file before its tensors */
 
 enum eng_gguf_type {
     ENG_GGUF_U8 = 0,
@@ -55,8 +56,7 @@ struct eng_gguf_tensor {
     enum eng_type type;
     uint32_t n_dims;
     uint64_t dims[ENG_GGUF_DIMS_MAX]; /* dims[0] is the row length; unused ones are 1 */
-    const uint8_t *data; /* aligned as the file says when the bytes given to parse are aligned so */
-    uint64_t n_bytes;
+    uint64_t offset, n_bytes;         /* of its data in the file */
 };
 
 struct eng_gguf;
@@ -66,6 +66,12 @@ enum base_code eng_gguf_parse(struct eng_gguf **ret_gguf, const void *bytes, siz
                               struct base_err *err);
 enum base_code eng_gguf_open(struct eng_gguf **ret_gguf, const char *path, struct base_err *err);
 void eng_gguf_free(struct eng_gguf *gguf); /* NULL is allowed */
+
+/* A tensor's data to out [n_bytes]. BASE_IO, or BASE_CORRUPT when the file is shorter than it was. */
+enum base_code eng_gguf_read(const struct eng_gguf *gguf, const struct eng_gguf_tensor *tensor, void *out,
+                             struct base_err *err);
+/* Closes the file: no tensor is read after this (BASE_UNAVAILABLE); the directory stays. Does nothing for bytes in memory. */
+void eng_gguf_close_file(struct eng_gguf *gguf);
 
 uint64_t eng_gguf_file_bytes(const struct eng_gguf *gguf);
 size_t eng_gguf_n_kv(const struct eng_gguf *gguf);

@@ -389,16 +389,15 @@ static void run_step(struct eng_sched *s)
                             .sequences = s->sequences,
                             .n_sequences = s->options.max_sequences,
                             .pages_per_sequence = s->pages_per_sequence,
-                            .page_table = s->page_table};
+                            .page_table = s->page_table,
+                            .logit_rows = s->logit_rows};
     uint64_t begin = base_mono_us(), took;
-    uint32_t n_rows;
     struct base_err err;
     enum base_code rc;
 
     build_step(s, &step);
-    n_rows = prepare_step(s, &step);
-    rc = eng_graph_step(s->options.graph, eng_kvcache_store(s->options.kv), &step, s->logit_rows, n_rows,
-                        s->logits, &err);
+    step.n_logits = prepare_step(s, &step);
+    rc = eng_graph_step(s->options.graph, eng_kvcache_store(s->options.kv), &step, s->logits, &err);
     took = base_mono_us() - begin;
     if (step.n_tokens >=
         2 * PIECE_MIN) { /* small steps are bound by memory and say nothing about a token's cost */

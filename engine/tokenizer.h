@@ -26,7 +26,7 @@ enum eng_token_type {
     ENG_TOKEN_BYTE = 6
 };
 
-/* A counted string inside the model file's mapping. */
+/* A counted string inside the model file's directory. */
 struct eng_str {
     const char *p;
     size_t n;

@@ -124,8 +124,8 @@ __attribute__((unused)) static void lm_open_model(struct lm *lm, struct eng_mode
         .device = {.n_threads = o.n_threads,
                    .max_tokens = o.max_tokens,
                    .max_context = o.max_context,
-                   .max_sequences = 1},
-        .max_logits = o.max_tokens,
+                   .max_sequences = 1,
+                   .max_logits = o.max_tokens},
     };
     struct eng_kv_shape shape = eng_graph_kv_shape(model);
 
@@ -167,14 +167,16 @@ __attribute__((unused)) static void lm_run(struct lm *lm, const int32_t *ids, ui
                                 .sequences = sequences,
                                 .n_sequences = 1,
                                 .pages_per_sequence = eng_kvcache_pages_for(lm->max_context),
-                                .page_table = lm->pages};
+                                .page_table = lm->pages,
+                                .n_logits = k,
+                                .logit_rows = rows};
 
         for (uint32_t i = 0; i < k; i++) {
             positions[i] = first + at + i;
             rows[i] = i;
         }
         eng_kvcache_extend(lm->kv, &lm->seq, first + at + k);
-        CHECK_RC(eng_graph_step(lm->graph, eng_kvcache_store(lm->kv), &step, rows, k,
+        CHECK_RC(eng_graph_step(lm->graph, eng_kvcache_store(lm->kv), &step,
                                 logits + (size_t)at * lm->model->config.n_vocab, &err),
                  BASE_OK, &err);
     }

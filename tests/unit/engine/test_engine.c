@@ -441,6 +441,36 @@ static void test_eng_submit__leaves_no_kv_behind(void)
     eng_close(eng);
 }
 
+/* The model file is nobody's hostage once it is open: it may be cut short or deleted. */
+static void test_eng_open__file_gone_after(void)
+{
+    char from[4096], cmd[8300], path[] = "/tmp/engine-test-XXXXXX";
+    struct eng *kept = open_stories((struct eng_options){0}, (struct eng_tuning){0}), *eng;
+    struct answer want, got;
+    struct base_err err;
+    int fd = mkstemp(path);
+
+    CHECK(fd >= 0);
+    snprintf(from, sizeof(from), "%s/trained/stories260K-f32.gguf", ref_dir());
+    snprintf(cmd, sizeof(cmd), "cat '%s' > %s", from, path);
+    CHECK_INT(system(cmd), 0);
+    CHECK_RC(eng_open(&eng, &(struct eng_options){.model_path = path, .n_threads = 2}, &err), BASE_OK, &err);
+    CHECK(ftruncate(fd, 0) == 0);
+    answer_init(&want);
+    answer_init(&got);
+    ask(kept, STORY, greedy(NULL, &want, 30), &want);
+    ask(eng, STORY, greedy(NULL, &got, 30), &got);
+    answer_wait(&want);
+    answer_wait(&got);
+    CHECK_STR(got.text.data, want.text.data);
+    answer_free(&want);
+    answer_free(&got);
+    eng_close(eng);
+    eng_close(kept);
+    close(fd);
+    unlink(path);
+}
+
 static void test_eng_get_info__and_options(void)
 {
     struct eng *eng = open_stories((struct eng_options){0}, (struct eng_tuning){0}), *none = NULL;
@@ -478,6 +508,7 @@ static const struct tap_case cases[] = {
     CASE(test_eng_submit__bad_parameters),
     CASE(test_eng_submit__admits_by_pages),
     CASE(test_eng_submit__leaves_no_kv_behind),
+    CASE(test_eng_open__file_gone_after),
     CASE(test_eng_get_info__and_options),
 };
 

@@ -89,22 +89,25 @@ static void test_eng_dequant__by_hand(void)
 
 /* ---- a forward pass in double, written from the formulas ---- */
 
-static double *matrix(const struct eng_gguf_tensor *t)
+static double *matrix(const struct eng_gguf *gguf, const struct eng_gguf_tensor *t)
 {
+    auto_free uint8_t *raw = base_alloc(t->n_bytes);
+    struct base_err err;
     size_t n = t->dims[0] * t->dims[1];
     auto_free float *f = base_alloc(n * sizeof(float));
     double *d = base_alloc(n * sizeof(double));
 
-    eng_dequant(t->type, t->data, f, n);
+    CHECK_RC(eng_gguf_read(gguf, t, raw, &err), BASE_OK, &err);
+    eng_dequant(t->type, raw, f, n);
     for (size_t i = 0; i < n; i++)
         d[i] = f[i];
     return d;
 }
 
-static void mul(const struct eng_gguf_tensor *w, const struct eng_gguf_tensor *bias, const double *x,
-                double *y, bool add)
+static void mul(const struct eng_gguf *gguf, const struct eng_gguf_tensor *w,
+                const struct eng_gguf_tensor *bias, const double *x, double *y, bool add)
 {
-    auto_free double *m = matrix(w), *b = bias != NULL ? matrix(bias) : NULL;
+    auto_free double *m = matrix(gguf, w), *b = bias != NULL ? matrix(gguf, bias) : NULL;
 
     for (size_t r = 0; r < w->dims[1]; r++) {
         double sum = b != NULL ? b[r] : 0;
@@ -115,9 +118,10 @@ static void mul(const struct eng_gguf_tensor *w, const struct eng_gguf_tensor *b
     }
 }
 
-static void norm(const struct eng_gguf_tensor *w, double eps, const double *x, double *y)
+static void norm(const struct eng_gguf *gguf, const struct eng_gguf_tensor *w, double eps, const double *x,
+                 double *y)
 {
-    auto_free double *m = matrix(w);
+    auto_free double *m = matrix(gguf, w);
     double sum = 0;
 
     for (size_t i = 0; i < w->dims[0]; i++)
@@ -154,7 +158,7 @@ static void reference_forward(const struct eng_model *m, const int32_t *ids, uin
     auto_free double *attn = base_zalloc(qd * sizeof(double)), *gate = base_zalloc(ff * sizeof(double)),
                      *up = base_zalloc(ff * sizeof(double));
     auto_free double *p = base_zalloc(n * sizeof(double)), *out = base_zalloc(cfg->n_vocab * sizeof(double));
-    auto_free double *embd = matrix(m->token_embd);
+    auto_free double *embd = matrix(m->gguf, m->token_embd);
 
     for (uint32_t t = 0; t < n; t++) {
         memcpy(x, embd + (size_t)ids[t] * d, d * sizeof(double));
@@ -162,10 +166,10 @@ static void reference_forward(const struct eng_model *m, const int32_t *ids, uin
             const struct eng_layer *l = &m->layers[i];
             double *k = keys + ((size_t)i * n + t) * kvd, *v = values + ((size_t)i * n + t) * kvd;
 
-            norm(l->attn_norm, cfg->norm_eps, x, h);
-            mul(l->q, l->q_bias, h, q, false);
-            mul(l->k, l->k_bias, h, k, false);
-            mul(l->v, l->v_bias, h, v, false);
+            norm(m->gguf, l->attn_norm, cfg->norm_eps, x, h);
+            mul(m->gguf, l->q, l->q_bias, h, q, false);
+            mul(m->gguf, l->k, l->k_bias, h, k, false);
+            mul(m->gguf, l->v, l->v_bias, h, v, false);
             turn(cfg, q, cfg->n_heads, t);
             turn(cfg, k, cfg->n_kv_heads, t);
             for (uint32_t head = 0; head < cfg->n_heads; head++) {
@@ -186,16 +190,16 @@ static void reference_forward(const struct eng_model *m, const int32_t *ids, uin
                         attn[head * hd + j] += p[s] / sum * values[((size_t)i * n + s) * kvd + kv * hd + j];
                 }
             }
-            mul(l->o, l->o_bias, attn, x, true);
-            norm(l->ffn_norm, cfg->norm_eps, x, h);
-            mul(l->gate, l->gate_bias, h, gate, false);
-            mul(l->up, l->up_bias, h, up, false);
+            mul(m->gguf, l->o, l->o_bias, attn, x, true);
+            norm(m->gguf, l->ffn_norm, cfg->norm_eps, x, h);
+            mul(m->gguf, l->gate, l->gate_bias, h, gate, false);
+            mul(m->gguf, l->up, l->up_bias, h, up, false);
             for (uint32_t j = 0; j < ff; j++)
                 gate[j] = gate[j] / (1 + exp(-gate[j])) * up[j];
-            mul(l->down, l->down_bias, gate, x, true);
+            mul(m->gguf, l->down, l->down_bias, gate, x, true);
         }
-        norm(m->output_norm, cfg->norm_eps, x, h);
-        mul(m->output, NULL, h, out, false);
+        norm(m->gguf, m->output_norm, cfg->norm_eps, x, h);
+        mul(m->gguf, m->output, NULL, h, out, false);
         for (uint32_t i = 0; i < cfg->n_vocab; i++)
             logits[(size_t)t * cfg->n_vocab + i] = (float)out[i];
     }
@@ -324,13 +328,15 @@ static void test_matmul__exact_on_integers(void)
             struct base_err err;
             const int32_t ids[11] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10};
             const uint32_t zeros[11] = {0};
-            struct eng_step step = {n, ids, zeros, zeros, 1, 1, zeros};
+            struct eng_step step = {n, ids, zeros, zeros, 1, 1, zeros, 0, NULL};
+            struct eng_weight_data w_data = {type, rows, cols, ENG_USE_MATMUL, ENG_SPLIT_NONE, data};
+            struct eng_weight_data x_data = {ENG_F32, n, cols, ENG_USE_ROWS, ENG_SPLIT_NONE, x};
 
             if (ops == NULL)
                 continue;
             CHECK_RC(ops->open(&dev, &o, &err), BASE_OK, &err);
-            CHECK_RC(ops->weight_new(dev, type, rows, cols, data, &weight, &err), BASE_OK, &err);
-            CHECK_RC(ops->weight_new(dev, ENG_F32, n, cols, x, &embd, &err), BASE_OK, &err);
+            CHECK_RC(ops->weight_new(dev, &w_data, &weight, &err), BASE_OK, &err);
+            CHECK_RC(ops->weight_new(dev, &x_data, &embd, &err), BASE_OK, &err);
             CHECK_RC(ops->buf_new(dev, n * cols, &in, &err), BASE_OK, &err);
             CHECK_RC(ops->buf_new(dev, n * rows, &out, &err), BASE_OK, &err);
             ops->step_begin(dev, &step);

@@ -424,6 +424,46 @@ static void test_eng_model_load__bad_vocabulary(void)
               gw_kv_u32(&w, "tokenizer.ggml.add_bos_token", 1)));
 }
 
+/* What a mapping would answer with SIGBUS. */
+static void test_eng_gguf_read__file_cut_short_while_open(void)
+{
+    char path[] = "/tmp/gguf-test-XXXXXX";
+    int fd = mkstemp(path);
+    const struct eng_gguf_tensor *t;
+    struct eng_gguf *gguf = NULL, *whole = NULL;
+    uint8_t from_file[4096], from_memory[4096];
+    struct eng_str s;
+    struct gw w;
+    size_t len;
+
+    CHECK(fd >= 0);
+    good_writer(&w);
+    auto_free uint8_t *file = gw_finish(&w, &len);
+    CHECK(write(fd, file, len) == (ssize_t)len);
+    CHECK_RC(eng_gguf_open(&gguf, path, &err), BASE_OK, &err);
+    CHECK_RC(eng_gguf_parse(&whole, file, len, &err), BASE_OK, &err);
+    for (size_t i = 0; i < eng_gguf_n_tensors(gguf); i++) {
+        t = eng_gguf_tensor_at(gguf, i);
+        CHECK(t->n_bytes <= sizeof(from_file));
+        CHECK_RC(eng_gguf_read(gguf, t, from_file, &err), BASE_OK, &err);
+        CHECK_RC(eng_gguf_read(whole, eng_gguf_tensor_at(whole, i), from_memory, &err), BASE_OK, &err);
+        CHECK(memcmp(from_file, from_memory, t->n_bytes) == 0);
+    }
+    CHECK(ftruncate(fd, 1) == 0);
+    t = eng_gguf_tensor_at(gguf, eng_gguf_n_tensors(gguf) - 1);
+    CHECK_RC(eng_gguf_read(gguf, t, from_file, &err), BASE_CORRUPT, &err);
+    CHECK(strstr(err.detail, "cut short") != NULL);
+    CHECK_RC(eng_gguf_get_str(gguf, "general.architecture", &s, &err), BASE_OK,
+             &err); /* the directory stays */
+    eng_gguf_close_file(gguf);
+    CHECK_RC(eng_gguf_read(gguf, t, from_file, &err), BASE_UNAVAILABLE, &err);
+    eng_gguf_free(gguf);
+    eng_gguf_free(whole);
+    close(fd);
+    unlink(path);
+    gw_free(&w);
+}
+
 static void test_eng_gguf_open__files(void)
 {
     char path[] = "/tmp/gguf-test-XXXXXX";
@@ -465,6 +505,7 @@ static const struct tap_case cases[] = {
     CASE(test_eng_model_load__tensor_missing_or_misshapen),
     CASE(test_eng_model_load__bad_vocabulary),
     CASE(test_eng_gguf_open__files),
+    CASE(test_eng_gguf_read__file_cut_short_while_open),
 };
 
 int main(int argc, char **argv)

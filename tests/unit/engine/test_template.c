@@ -383,8 +383,8 @@ static void test_render__work_is_bounded(void)
         "{{ range(9999999) }}",
         "{% set ns = namespace(x=[]) %}{% for a in range(999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}",
         "{% set ns = namespace(x=[]) %}{% for a in range(999) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x|tojson }}",
-        "{% set ns = namespace(x=[], y=[]) %}{% for a in range(999) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}"
-        "{{ ns.x == ns.y }}",
+        ("{% set ns = namespace(x=[], y=[]) %}{% for a in range(999) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}"
+        "{{ ns.x == ns.y }}"),
         "{% set x = 'a' * 8000000 %}{% for a in range(99999) %}{{ x.strip('b') == x }}{% endfor %}",
         "{% set x = 'ab' * 4000000 %}{% for a in range(99999) %}{{ x.replace('a', 'b')|length }}{% endfor %}",
         "{% set x = 'a' * 4000000 %}{{ x.strip(x) }}{{ x.strip(x ~ 'b') }}{{ x ~ x ~ x }}",
