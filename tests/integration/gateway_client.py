@@ -3,6 +3,7 @@ import http.client
 import json
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -11,6 +12,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "deploy")]
 import stack as stacks  # noqa: E402
 import tap  # noqa: E402
+
+# the runner ends a test that takes too long by SIGTERM: its servers must end with it
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by the runner"))
 
 POLICY = """
 version: 1
@@ -51,7 +55,7 @@ guards:
 roles:
   employee: {models: [demo, external, external-only, late, through-dead, dead-only, @FAULT_NAMES@], max_class: confidential, limits: wide, guard: standard}
   narrow: {models: [demo], max_class: internal, limits: narrow, guard: standard}
-  few-tokens: {models: [demo], max_class: internal, limits: few-tokens, guard: standard}
+  few-tokens: {models: [demo, mock-slow], max_class: internal, limits: few-tokens, guard: standard}
   admin: {models: ["*"], max_class: secret, limits: wide, guard: standard}
 """
 FAULTS = ["status-500", "status-429", "status-401", "hang", "stall", "cut", "no-finish", "error-event", "bad-json", "html", "redirect",
