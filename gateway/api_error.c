@@ -1,6 +1,8 @@
 /* API errors: the table. See api_error.h. */
 #include "gateway/api_error.h"
 
+#include "base/str.h"
+
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -84,8 +86,10 @@ void gw_api_fail(struct gw_api_error *error, enum gw_api_code code, const char *
     va_list args;
 
     *error = (struct gw_api_error){.code = code};
-    if (param != NULL)
+    if (param != NULL) { /* may be a client's word: cut between characters */
         snprintf(error->param, sizeof(error->param), "%s", param);
+        error->param[base_utf8_complete(error->param, strlen(error->param))] = '\0';
+    }
     if (fmt != NULL) {
         va_start(args, fmt);
         vsnprintf(error->message, sizeof(error->message), fmt, args);

@@ -371,6 +371,8 @@ void gw_send_error(struct gw_http *http, const struct gw_api_error *error)
     add(&list, "content-type", "application/json");
     if (error->retry_after_s > 0)
         add_number(&list, "retry-after", error->retry_after_s, "");
+    if (error->allow != NULL)
+        add(&list, "allow", error->allow);
     if (gw_api_status(error->code) == 401)
         add(&list, "www-authenticate", "Bearer realm=\"gatehouse\"");
     gw_api_error_json(error, &body);

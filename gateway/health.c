@@ -235,7 +235,7 @@ void gw_health_handle(struct gw_http *http, void *user)
     const char *path = gw_http_path(http);
 
     if (strcmp(gw_http_method(http), "GET") != 0)
-        gw_send_error(http, &(struct gw_api_error){.code = GW_API_METHOD_NOT_ALLOWED});
+        gw_send_error(http, &(struct gw_api_error){.code = GW_API_METHOD_NOT_ALLOWED, .allow = "GET"});
     else if (strcmp(path, "/livez") == 0)
         gw_http_send(http, 200, &(struct gw_header){"content-type", "text/plain"}, 1, "ok\n", 3);
     else if (!atomic_load(&app->serving))

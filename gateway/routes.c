@@ -29,6 +29,11 @@ static void send_code(struct gw_http *http, enum gw_api_code code)
     gw_send_error(http, &(struct gw_api_error){.code = code});
 }
 
+static void send_allow(struct gw_http *http, const char *methods)
+{
+    gw_send_error(http, &(struct gw_api_error){.code = GW_API_METHOD_NOT_ALLOWED, .allow = methods});
+}
+
 /* ---- models ---- */
 
 struct models_request {
@@ -183,18 +188,21 @@ void gw_routes_handle(struct gw_http *http, void *user)
         if (strcmp(method, "POST") == 0)
             gw_call_start(app, http);
         else
-            send_code(http, GW_API_METHOD_NOT_ALLOWED);
+            send_allow(http, "POST");
     } else if (strcmp(path, MODELS_PATH) == 0 || strncmp(path, MODELS_PATH "/", sizeof(MODELS_PATH)) == 0) {
         if (get)
             models_start(app, http);
         else
-            send_code(http, GW_API_METHOD_NOT_ALLOWED);
+            send_allow(http, "GET");
     } else if (strncmp(path, "/auth/", 6) == 0) {
         if (!gw_auth_handle(app->auth, http))
             send_code(http, GW_API_NOT_FOUND);
-    } else if (!get && (strcmp(path, "/") == 0 || strncmp(path, "/assets/", 8) == 0)) {
-        send_code(http, GW_API_METHOD_NOT_ALLOWED);
-    } else if (!send_asset(http, path)) {
+    } else if (get || strcmp(method, "HEAD") == 0) {
+        if (!send_asset(http, path))
+            send_code(http, GW_API_NOT_FOUND);
+    } else if (strcmp(path, "/") == 0 || strncmp(path, "/assets/", 8) == 0) {
+        send_allow(http, "GET, HEAD");
+    } else {
         send_code(http, GW_API_NOT_FOUND);
     }
 }
