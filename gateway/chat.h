@@ -17,6 +17,7 @@
 #define GW_CHAT_STOP_BYTES_MAX 256u
 #define GW_CHAT_MODEL_MAX      128u
 #define GW_JSON_DEPTH_MAX      32u
+#define GW_JSON_VALUES_MAX     65536u
 
 enum gw_role { GW_ROLE_NONE = 0, GW_ROLE_SYSTEM, GW_ROLE_USER, GW_ROLE_ASSISTANT };
 const char *gw_role_name(enum gw_role role); /* "system", "user", "assistant" */

@@ -42,10 +42,11 @@ static bool fail_value(struct parse *p, const char *param, const char *sentence)
     return false;
 }
 
-/* Nesting of brackets outside strings; jansson's own limit (2048) is a compile-time constant of the library. */
-static bool depth_allowed(const char *body, size_t len)
+/* Brackets outside strings: how deep they nest, and how many values there can be. jansson's own limit of depth (2048) is a compile-time
+ * constant of the library; of values it has none, and "[]," of 3 bytes takes it 130 bytes of memory. */
+static bool shape_allowed(const char *body, size_t len)
 {
-    size_t depth = 0;
+    size_t depth = 0, values = 1;
     bool in_string = false;
 
     for (size_t i = 0; i < len; i++) {
@@ -59,7 +60,10 @@ static bool depth_allowed(const char *body, size_t len)
         } else if (c == '"') {
             in_string = true;
         } else if (c == '{' || c == '[') {
-            if (++depth > GW_JSON_DEPTH_MAX)
+            if (++depth > GW_JSON_DEPTH_MAX || ++values > GW_JSON_VALUES_MAX)
+                return false;
+        } else if (c == ',') {
+            if (++values > GW_JSON_VALUES_MAX)
                 return false;
         } else if ((c == '}' || c == ']') && depth > 0) {
             depth--;
@@ -146,9 +150,10 @@ static bool parse_message(struct parse *p, json_t *object, size_t index, struct 
     json_object_foreach(object, key, value) {
         bool tool = strcmp(key, "tool_calls") == 0 || strcmp(key, "tool_call_id") == 0 || strcmp(key, "function_call") == 0 ||
                     strcmp(key, "audio") == 0;
+        bool said = tool || strcmp(key, "refusal") == 0 || strcmp(key, "annotations") == 0; /* of an answer given back as history */
 
         if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0 || strcmp(key, "name") == 0 ||
-            (strcmp(key, "refusal") == 0 && json_is_null(value)) || (tool && json_is_null(value)))
+            (said && (json_is_null(value) || (json_is_array(value) && json_array_size(value) == 0))))
             continue;
         gw_api_fail(p->error, tool ? GW_API_UNSUPPORTED_FIELD : GW_API_UNKNOWN_FIELD, param,
                     tool ? "A message uses tools or audio, which are not offered yet."
@@ -472,8 +477,9 @@ bool gw_openai_parse_chat(struct gw_chat *ret_chat, struct base_arena *arena, co
         gw_api_fail(error, GW_API_INVALID_JSON, NULL, "The body is empty: send a JSON object.");
         return false;
     }
-    if (!depth_allowed(body, len)) {
-        gw_api_fail(error, GW_API_INVALID_JSON, NULL, "The JSON is nested deeper than %u levels.", GW_JSON_DEPTH_MAX);
+    if (!shape_allowed(body, len)) {
+        gw_api_fail(error, GW_API_INVALID_JSON, NULL, "The JSON is nested deeper than %u levels, or has more than %u values.",
+                    GW_JSON_DEPTH_MAX, GW_JSON_VALUES_MAX);
         return false;
     }
     root = json_loadb(body, len, JSON_REJECT_DUPLICATES, &json_error);
@@ -592,8 +598,8 @@ enum base_code gw_openai_parse_chunk(struct gw_openai_chunk *chunk, const char *
 
     chunk->finish_reason[0] = '\0';
     chunk->has_usage = chunk->is_error = false;
-    if (!depth_allowed(data, len))
-        return base_fail(err, BASE_INVALID, 0, "provider chunk is nested too deep");
+    if (!shape_allowed(data, len))
+        return base_fail(err, BASE_INVALID, 0, "provider chunk is nested too deep or has too many values");
     root = json_loadb(data, len, JSON_REJECT_DUPLICATES, &json_error);
     if (!json_is_object(root))
         return base_fail(err, BASE_INVALID, 0, "provider chunk is not a JSON object");

@@ -11,7 +11,7 @@
 #include "gateway/api_error.h"
 #include "gateway/chat.h"
 
-/* Parses once: duplicate keys, depth past GW_JSON_DEPTH_MAX, invalid UTF-8, NUL characters and unknown fields are refused. Memory comes
+/* Parses once: duplicate keys, depth past GW_JSON_DEPTH_MAX, more than GW_JSON_VALUES_MAX values, invalid UTF-8, NUL characters and unknown fields are refused. Memory comes
  * from `arena`. False: `error` says what to tell the client. */
 bool gw_openai_parse_chat(struct gw_chat *ret_chat, struct base_arena *arena, const char *body, size_t len,
                           struct gw_api_error *error);
