@@ -135,9 +135,9 @@ void gw_metrics_render(struct base_buf *out)
                 base_buf_printf(out, "%s{%s} %llu\n", family->name, series->labels, (unsigned long long)series->count);
         }
     }
-    pthread_mutex_unlock(&lock);
     gw_metrics_put(out, "gatehouse_metrics_series_dropped_total", "counter", "Series refused because their family was full.", NULL,
                    (double)dropped);
+    pthread_mutex_unlock(&lock);
 }
 
 void gw_metrics_put(struct base_buf *out, const char *name, const char *type, const char *help, const char *labels, double value)
