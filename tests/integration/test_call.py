@@ -105,6 +105,11 @@ def test_chat__content_parts_and_null_fields(gw):
             "temperature": 0, "stop": None, "tools": None, "seed": None, "n": 1, "user": "someone", "response_format": {"type": "text"}}
     status, _, _ = gw.request("POST", "/v1/chat/completions", body, keys["employee"])
     equal(status, 200)
+    # an SDK's own answer, given back as the next question's history
+    said = {"role": "assistant", "content": "Hi.", "refusal": None, "annotations": None, "audio": None, "function_call": None, "tool_calls": None}
+    for extra in ({}, {"annotations": [], "tool_calls": []}):
+        body["messages"] = [{"role": "user", "content": "Hello"}, {**said, **extra}, {"role": "user", "content": "And?"}]
+        equal(gw.request("POST", "/v1/chat/completions", {**body, "max_tokens": 1}, keys["employee"])[0], 200)
 
 
 @case
@@ -182,6 +187,10 @@ def test_parse__refusals(gw):
         (dict(base, tools=[{"type": "function"}]), "unsupported_field"), (dict(base, logprobs=True), "unsupported_field"),
         (dict(base, response_format={"type": "json_object"}), "unsupported_field"),
         (dict(base, chat_template="{{ evil }}"), "unknown_field"), (dict(base, priority=9), "unknown_field"),
+        ({**base, "é" * 200: 1}, "unknown_field"), (b'{"model":"demo","messages":[{"role":"user","content":"hi"}],"temperature":1e999}', "invalid_json"),
+        (dict(base, seed=1 << 64), "invalid_json"), (b'{"model":"demo","messages":[{"role":"user","content":"hi"}],"top_p":NaN}', "invalid_json"),
+        (b'\xef\xbb\xbf{"model":"demo","messages":[{"role":"user","content":"hi"}]}', "invalid_json"),
+        (b'{"model":"demo","messages":[{"role":"user","content":"hi"}],"metadata":[' + b"[]," * 200000 + b"[]]}", "invalid_json"),
     ]
     for body, code in table:
         answer = gw.request("POST", "/v1/chat/completions", body, keys["employee"])
@@ -210,6 +219,13 @@ def test_routes__unknown_paths_and_methods(gw):
     refused(gw.request("DELETE", "/v1/models", key=keys["employee"]), 405, "method_not_allowed")
     for path in ("/../etc/passwd", "/assets/../../etc/passwd", "/assets/%2e%2e/secret", "//", "/metrics", "/readyz"):
         equal(gw.request("GET", path)[0], 404, path)
+    for method, path, allow in (("GET", "/v1/chat/completions", "POST"), ("OPTIONS", "/v1/chat/completions", "POST"), ("PUT", "/v1/models", "GET"),
+                                ("POST", "/", "GET, HEAD")):
+        status, headers, _ = gw.request(method, path, headers={"origin": "https://elsewhere.example"})
+        equal((status, headers.get("allow")), (405, allow), f"{method} {path}")
+        check(not any(name.startswith("access-control-") for name in headers), "no other origin is let in")
+    status, headers, body = gw.request("HEAD", "/")
+    equal((status, body), (200, b""))
     status, headers, _ = gw.request("GET", "/")
     equal(status, 200)
     check("trusted-types 'none'" in headers["content-security-policy"])
@@ -317,6 +333,25 @@ def test_guard__force_local_keeps_a_request_in_the_house(gw):
     before = len(gw.mock_requests())
     status, headers, _ = gw.chat(keys["admin"], f"what is {token}?", model="external", max_tokens=2)
     equal((status, headers["x-gatehouse-route-kind"], len(gw.mock_requests())), (200, "engine", before))
+
+
+@case
+def test_guard__stop_strings_are_looked_at_like_messages(gw):
+    before = len(gw.mock_requests())
+    refused(gw.chat(keys["employee"], model="external-only", stop=["END", CARD]), 403, "class_too_high")
+    refused(gw.chat(keys["employee"], model="external-only", stop="CONFIDENTIAL"), 403, "class_too_high")
+    refused(gw.chat(keys["admin"], stop="-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\n-----END PRIVATE KEY-----"), 403,
+            "content_blocked")
+    status, headers, _ = gw.chat(keys["employee"], model="external", stop=[CARD], max_tokens=2)
+    equal((status, headers["x-gatehouse-route-kind"]), (200, "engine"))
+    equal(len(gw.mock_requests()), before, "requests at the provider")
+    gw.wait_shipped()
+    shown = gw.cli("audit", "show", headers["x-request-id"], "--content").stdout
+    check("CARD_MASKED" in shown and CARD not in shown, shown)
+    status, headers, _ = gw.chat(keys["employee"], model="external-only", stop=["a harmless end"])
+    equal((status, gw.mock_requests()[-1]["body"]["stop"]), (200, ["a harmless end"]))
+    gw.wait_shipped()
+    check("a harmless end" in gw.cli("audit", "show", headers["x-request-id"], "--content").stdout, "what left is recorded")
 
 
 @case
@@ -489,6 +524,63 @@ def test_many__streams_at_once_all_whole(gw):
     for status, _, got in answers:
         check(status == 200 and got[1] or status == 503, f"status {status}")
     check(sum(a[0] == 200 for a in answers) >= 12)
+
+
+# ---- what is recorded is what happened ----
+
+
+def outcome(gw, request_id):
+    gw.wait_shipped()
+    rows = [json.loads(line) for line in gw.cli("audit", "show", request_id, "--json").stdout.splitlines() if line.startswith("{")]
+    return next(r for r in rows if r["kind"] == "outcome")
+
+
+@case
+def test_outcome__released_is_what_the_client_was_sent(gw):
+    for stream in (False, True):
+        _, headers, got = gw.chat(keys["employee"], model="mock-cut", stream=stream)
+        row = outcome(gw, headers["x-request-id"])
+        equal((row["status"], row["error_code"]), ("error", "upstream_broken"))
+        sent = len(text_of(got[0][:-1])) if stream else 0
+        equal(int(row["released_bytes"]), sent, f"stream={stream}")
+        check(0 < int(row["completion_tokens"]) <= 12, f"pieces are counted once: {row['completion_tokens']}")
+    _, headers, body = gw.chat(keys["employee"], model="external-only")
+    equal(int(outcome(gw, headers["x-request-id"])["released_bytes"]), len(body["choices"][0]["message"]["content"]))
+
+
+@case
+def test_limits__leaving_early_does_not_give_the_prompt_back(gw):
+    key = gw.new_key("few-tokens", owner="leaver")
+    for _ in range(2):
+        connection, answer = gw.open_stream(key, "many words here " * 100, model="mock-slow", max_tokens=20)
+        equal(answer.status, 200)
+        answer.read(50)
+        answer.close()
+        connection.close()
+        deadline = time.monotonic() + 10
+        while gw.metric("gatehouse_requests_in_flight") > 0:
+            check(time.monotonic() < deadline, "the call goes on")
+            time.sleep(0.05)
+    equal(gw.chat(key, "x", model="mock-slow", max_tokens=700)[0], 429, "two long prompts were read by the provider")
+
+
+@case
+def test_cancel__while_the_workers_are_busy(gw):
+    """A client that leaves before a worker has made its prompt: nothing of its call may be needed any more."""
+    import concurrent.futures
+    long = "4111 1111 1111 1112, a@b, eyJhbGciOi.x " * 150000  # nearly findings: slow to look through
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        busy = [pool.submit(gw.chat, keys["employee"], long, model="external-only") for _ in range(4)]
+        time.sleep(0.3)
+        for _ in range(8):
+            connection = gw.connection()
+            body = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "stop": ["zzz"]}
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"authorization": f"Bearer {keys['employee']}"})
+            time.sleep(0.05)
+            connection.close()
+        for answer in busy:
+            equal(answer.result()[0], 200)
+    equal(gw.chat(keys["employee"], max_tokens=1)[0], 200)
 
 
 # ---- metrics ----
