@@ -1,20 +1,13 @@
-/* The commands `info`, `chat`, `logits` and `bench`: see eng_cli_main in engine.h. Exit status: 0, 1 (failed), 2 (wrong usage). */
-#include "engine/engine_priv.h"
+/* The commands `info`, `chat`, `logits` and `bench`: see eng_cli_main in engine.h. Options, help, and `info`. */
+#include "engine/model_cli.h"
 
-#include "base/clock.h"
 #include "base/mem.h"
 #include "base/str.h"
 
 #include <getopt.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
-
-#define LINE_BYTES_MAX (1u << 20)
-#define IDS_MAX        ENG_CONTEXT_MAX
 
 static const char usage_text[] = "usage: gatehouse-model COMMAND FILE [options]\n"
                                  "  info FILE     what the model file holds\n"
@@ -51,15 +44,6 @@ static const char help_logits[] =
 static const char help_bench[] =
     "usage: gatehouse-model bench FILE [--pp N] [--tg N] [--repeat N] [--threads N] [--kernels NAME]\n"
     "Reads a prompt of --pp tokens (512), then makes --tg tokens (64), --repeat times (3).\n";
-
-struct cli {
-    const char *file, *prompt, *system, *ids, *out;
-    struct eng_options options;
-    struct eng_tuning tuning;
-    struct eng_sampling sampling;
-    bool batch;
-    uint32_t max_tokens, pp, tg, repeat;
-};
 
 enum {
     OPT_PROMPT = 1,
@@ -123,7 +107,7 @@ static bool real(const char *text, float *ret_value)
     return false;
 }
 
-static bool set_option(struct cli *c, int opt, const char *arg)
+static bool set_option(struct eng_cli *c, int opt, const char *arg)
 {
     uint64_t v = 0;
 
@@ -154,13 +138,13 @@ static bool set_option(struct cli *c, int opt, const char *arg)
     return true;
 }
 
-static int fail(const struct base_err *err)
+int eng_cli_fail(const struct base_err *err)
 {
     fprintf(stderr, "%s\n", err->detail);
     return 1;
 }
 
-static enum base_code open_model(struct eng_model **ret_model, const char *path, struct base_err *err)
+enum base_code eng_cli_open(struct eng_model **ret_model, const char *path, struct base_err *err)
 {
     struct eng_gguf *gguf;
     enum base_code rc = eng_gguf_open(&gguf, path, err);
@@ -210,13 +194,13 @@ static void print_kv(const struct eng_gguf *gguf, const struct eng_gguf_kv *kv)
         puts("(a number)");
 }
 
-static int run_info(const struct cli *c)
+static int run_info(const struct eng_cli *c)
 {
     struct eng_model *m;
     struct base_err err;
 
-    if (open_model(&m, c->file, &err) != BASE_OK)
-        return fail(&err);
+    if (eng_cli_open(&m, c->file, &err) != BASE_OK)
+        return eng_cli_fail(&err);
     printf("name: ");
     print_text(m->name);
     printf("family: %s\nweights: %s\nparameters: %.3f million\nfile: %.1f MiB\n", m->config.family,
@@ -233,476 +217,16 @@ static int run_info(const struct cli *c)
     return 0;
 }
 
-/* One request of the command line. */
-struct job {
-    struct eng_request *request;
-    struct base_buf text;
-    char *line;
-    bool stream, done, failed;
-    struct eng_usage usage;
-    pthread_mutex_t *mutex; /* guards `done` */
-    pthread_cond_t *cond;
-    char error[BASE_DETAIL_MAX];
-};
-
-static void job_event(const struct eng_event *event, void *user)
-{
-    struct job *job = user;
-
-    if (event->kind == ENG_EVENT_TEXT) {
-        base_buf_append(&job->text, event->text, event->text_len);
-        if (job->stream) {
-            fwrite(event->text, 1, event->text_len, stdout);
-            fflush(stdout);
-        }
-    }
-    if (event->kind != ENG_EVENT_FINISH && event->kind != ENG_EVENT_ERROR)
-        return;
-    pthread_mutex_lock(job->mutex);
-    job->done = true;
-    job->failed = event->kind == ENG_EVENT_ERROR;
-    job->usage = event->usage;
-    if (job->failed)
-        snprintf(job->error, sizeof(job->error), "%s", event->err->detail);
-    pthread_cond_broadcast(job->cond);
-    pthread_mutex_unlock(job->mutex);
-}
-
-static void job_wait(struct job *job)
-{
-    pthread_mutex_lock(job->mutex);
-    while (!job->done)
-        pthread_cond_wait(job->cond, job->mutex);
-    pthread_mutex_unlock(job->mutex);
-}
-
-/* Submits; waits while the engine's queue is full. */
-static enum base_code job_start(struct eng *eng, const struct cli *c, const struct eng_prompt *prompt,
-                                struct job *job, struct base_err *err)
-{
-    struct eng_submit submit = {.prompt = prompt,
-                                .sampling = c->sampling,
-                                .max_tokens = c->max_tokens,
-                                .on_event = job_event,
-                                .user = job};
-    enum base_code rc;
-
-    while ((rc = eng_submit(eng, &submit, &job->request, err)) == BASE_FULL)
-        usleep(2000);
-    return rc;
-}
-
-static enum base_code chat_prompt(struct eng *eng, const struct cli *c, const char *text, size_t len,
-                                  struct eng_prompt **ret_prompt, struct base_err *err)
-{
-    struct eng_message messages[2] = {{"system", c->system, c->system != NULL ? strlen(c->system) : 0},
-                                      {"user", text, len}};
-
-    return eng_prompt_chat(eng, messages + (c->system == NULL), c->system == NULL ? 1 : 2, ret_prompt, err);
-}
-
-static int chat_once(struct eng *eng, const struct cli *c, const char *text)
-{
-    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
-    struct job job = {.text = BASE_BUF_INIT(16 << 20), .stream = true, .mutex = &mutex, .cond = &cond};
-    struct eng_prompt *prompt = NULL;
-    struct base_err err;
-
-    if (chat_prompt(eng, c, text, strlen(text), &prompt, &err) != BASE_OK)
-        return fail(&err);
-    if (job_start(eng, c, prompt, &job, &err) != BASE_OK) {
-        eng_prompt_free(prompt);
-        return fail(&err);
-    }
-    eng_prompt_free(prompt);
-    job_wait(&job);
-    putchar('\n');
-    if (job.failed)
-        fprintf(stderr, "%s\n", job.error);
-    eng_request_unref(job.request);
-    base_buf_free(&job.text);
-    return job.failed ? 1 : 0;
-}
-
-/* "\\n" to a newline and "\\\\" to a backslash, in place; returns the length. */
-static size_t unescape(char *s)
-{
-    char *out = s;
-
-    for (const char *p = s; *p != '\0'; p++) {
-        if (*p == '\\' && (p[1] == 'n' || p[1] == '\\'))
-            *out++ = *++p == 'n' ? '\n' : '\\';
-        else
-            *out++ = *p;
-    }
-    *out = '\0';
-    return (size_t)(out - s);
-}
-
-static void print_escaped(const char *s, size_t n)
-{
-    for (size_t i = 0; i < n; i++) {
-        if (s[i] == '\n')
-            fputs("\\n", stdout);
-        else if (s[i] == '\\')
-            fputs("\\\\", stdout);
-        else
-            putchar(s[i]);
-    }
-    putchar('\n');
-    fflush(stdout);
-}
-
-/* Answers go out in the order of their prompts; a prompt that fails gives an empty line and a message. */
-static bool finish_job(struct job *job)
-{
-    bool ok;
-
-    if (job->request != NULL)
-        job_wait(job);
-    ok = job->request != NULL && !job->failed;
-    print_escaped(ok && job->text.data != NULL ? job->text.data : "", ok ? job->text.len : 0);
-    if (!ok)
-        fprintf(stderr, "%s\n", job->error);
-    eng_request_unref(job->request);
-    base_buf_free(&job->text);
-    free(job->line);
-    return ok;
-}
-
-static int chat_batch(struct eng *eng, const struct cli *c)
-{
-    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
-    enum { WINDOW = 64 };
-    struct job *jobs = base_zalloc(WINDOW * sizeof(*jobs));
-    size_t begin = 0, end = 0, cap = 0;
-    char *line = NULL;
-    ssize_t n = 0;
-    int status = 0;
-
-    while (n >= 0 || begin < end) {
-        n = end - begin < WINDOW && n >= 0 ? getline(&line, &cap, stdin) : n;
-        if (n >= 0 && end - begin < WINDOW) {
-            struct job *job = &jobs[end++ % WINDOW];
-            struct eng_prompt *prompt = NULL;
-            struct base_err err = {0};
-            size_t len;
-
-            line[strcspn(line, "\r\n")] = '\0';
-            len = unescape(line);
-            *job = (struct job){.text = BASE_BUF_INIT(16 << 20), .mutex = &mutex, .cond = &cond};
-            if (chat_prompt(eng, c, line, len, &prompt, &err) != BASE_OK ||
-                job_start(eng, c, prompt, job, &err) != BASE_OK)
-                memcpy(job->error, err.detail, sizeof(job->error));
-            eng_prompt_free(prompt);
-            continue;
-        }
-        if (begin < end && !finish_job(&jobs[begin++ % WINDOW]))
-            status = 1;
-    }
-    free(line);
-    free(jobs);
-    return status;
-}
-
-/* A conversation: every line is asked with all that was said before. */
-static int chat_lines(struct eng *eng, const struct cli *c)
-{
-    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    pthread_cond_t cond = PTHREAD_COND_INITIALIZER;
-    struct eng_message *messages = base_zalloc(ENG_MESSAGES_MAX * sizeof(*messages));
-    size_t n = 0, cap = 0;
-    char *line = NULL;
-    int status = 0;
-
-    if (c->system != NULL)
-        messages[n++] = (struct eng_message){"system", base_strdup(c->system), strlen(c->system)};
-    while (status == 0 && n + 2 <= ENG_MESSAGES_MAX && getline(&line, &cap, stdin) >= 0) {
-        struct job job = {.text = BASE_BUF_INIT(16 << 20), .stream = true, .mutex = &mutex, .cond = &cond};
-        struct eng_prompt *prompt = NULL;
-        struct base_err err;
-
-        line[strcspn(line, "\r\n")] = '\0';
-        messages[n++] = (struct eng_message){"user", base_strdup(line), strlen(line)};
-        if (eng_prompt_chat(eng, messages, n, &prompt, &err) != BASE_OK ||
-            job_start(eng, c, prompt, &job, &err) != BASE_OK) {
-            status = fail(&err);
-        } else {
-            job_wait(&job);
-            putchar('\n');
-            messages[n].role = "assistant";
-            messages[n].content_len = job.text.len;
-            messages[n++].content = base_buf_take(&job.text);
-        }
-        eng_prompt_free(prompt);
-        eng_request_unref(job.request);
-        base_buf_free(&job.text);
-    }
-    for (size_t i = 0; i < n; i++)
-        free((void *)messages[i].content);
-    free(messages);
-    free(line);
-    return status;
-}
-
-static int run_chat(const struct cli *c)
-{
-    struct eng_options options = c->options;
-    struct base_err err;
-    struct eng *eng;
-    int status;
-
-    options.model_path = c->file;
-    if (!c->batch)
-        options.max_sequences = 1;
-    if (eng_open_tuned(&eng, &options, &c->tuning, &err) != BASE_OK)
-        return fail(&err);
-    status = c->batch            ? chat_batch(eng, c)
-             : c->prompt != NULL ? chat_once(eng, c, c->prompt)
-                                 : chat_lines(eng, c);
-    eng_close(eng);
-    return status;
-}
-
-/* A model on its device, without tokenizer and scheduler: for logits and bench. */
-struct bare {
-    struct eng_model *model;
-    struct eng_graph *graph;
-    struct eng_kvcache *kv;
-    struct eng_kv_seq seq;
-    char device[96];
-    uint32_t *pages, pages_n;
-    uint32_t *positions, *sequences;
-    float *logits; /* [max_logits, n_vocab] */
-};
-
-static void bare_close(struct bare *b)
-{
-    eng_kvcache_free(b->kv);
-    eng_graph_free(b->graph);
-    eng_model_free(b->model);
-    free(b->pages);
-    free(b->positions);
-    free(b->sequences);
-    free(b->logits);
-}
-
-static enum base_code bare_open(struct bare *b, const struct cli *c, uint32_t context, uint32_t max_logits,
-                                struct base_err *err)
-{
-    struct eng_graph_options go = {.ops = eng_ops_cpu(c->tuning.kernels)};
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    struct eng_kv_shape shape;
-    enum base_code rc;
-
-    *b = (struct bare){0};
-    if (go.ops == NULL)
-        return base_fail(err, BASE_UNSUPPORTED, 0, "this machine has no kernels called \"%s\"",
-                         c->tuning.kernels);
-    if ((rc = open_model(&b->model, c->file, err)) != BASE_OK)
-        return rc;
-    go.device = (struct eng_device_options){.n_threads = c->options.n_threads != 0 ? c->options.n_threads
-                                                                                   : (unsigned)cores,
-                                            .max_tokens = ENG_STEP_TOKENS_MAX,
-                                            .max_context = context,
-                                            .max_sequences = 1,
-                                            .max_logits = max_logits};
-    if ((rc = eng_graph_new(&b->graph, b->model, &go, err)) != BASE_OK)
-        return rc;
-    shape = eng_graph_kv_shape(b->model);
-    shape.n_pages = b->pages_n = eng_kvcache_pages_for(context);
-    if ((rc = eng_kvcache_new(&b->kv, go.ops, eng_graph_device(b->graph), &shape, err)) != BASE_OK)
-        return rc;
-    go.ops->describe(eng_graph_device(b->graph), b->device, sizeof(b->device));
-    b->pages = base_zalloc(b->pages_n * sizeof(*b->pages));
-    b->positions = base_zalloc(context * sizeof(*b->positions));
-    b->sequences = base_zalloc(context * sizeof(*b->sequences));
-    b->logits = base_zalloc((size_t)max_logits * b->model->config.n_vocab * sizeof(*b->logits));
-    for (uint32_t i = 0; i < context; i++)
-        b->positions[i] = i;
-    b->seq.pages = b->pages;
-    eng_kvcache_reserve(b->kv, &b->seq, context, 0);
-    return BASE_OK;
-}
-
-/* Runs ids [n] from position `first`; rows names the rows (of these n) whose logits are wanted. */
-static enum base_code bare_step(struct bare *b, const int32_t *ids, uint32_t first, uint32_t n,
-                                const uint32_t *rows, uint32_t n_rows, struct base_err *err)
-{
-    struct eng_step step = {.n_tokens = n,
-                            .ids = ids,
-                            .positions = b->positions + first,
-                            .sequences = b->sequences,
-                            .n_sequences = 1,
-                            .pages_per_sequence = b->pages_n,
-                            .page_table = b->pages,
-                            .n_logits = n_rows,
-                            .logit_rows = rows};
-
-    eng_kvcache_extend(b->kv, &b->seq, first + n);
-    return eng_graph_step(b->graph, eng_kvcache_store(b->kv), &step, b->logits, err);
-}
-
-static uint32_t parse_ids(const char *text, uint32_t n_vocab, int32_t **ret_ids)
-{
-    int32_t *ids = base_alloc(IDS_MAX * sizeof(*ids));
-    uint32_t n = 0;
-
-    for (const char *p = text; *p != '\0' && n < IDS_MAX;) {
-        size_t len = strcspn(p, ",");
-        uint64_t v;
-
-        if (base_parse_u64(p, len, n_vocab - 1, &v) != BASE_OK) {
-            fprintf(stderr, "--ids: \"%.*s\" is no token id below %u\n", (int)(len < 40 ? len : 40), p,
-                    n_vocab);
-            free(ids);
-            return 0;
-        }
-        ids[n++] = (int32_t)v;
-        p += len + (p[len] == ',');
-    }
-    *ret_ids = ids;
-    return n;
-}
-
-static void print_top(const float *row, uint32_t n_vocab)
-{
-    for (int k = 0; k < 5; k++) {
-        static uint32_t shown[5];
-        uint32_t best = UINT32_MAX;
-
-        for (uint32_t i = 0; i < n_vocab; i++) {
-            bool seen = false;
-
-            for (int j = 0; j < k; j++)
-                seen |= shown[j] == i;
-            if (!seen && (best == UINT32_MAX || row[i] > row[best]))
-                best = i;
-        }
-        shown[k] = best;
-        if (best != UINT32_MAX)
-            printf("%u %.6f\n", best, (double)row[best]);
-    }
-}
-
-static int run_logits(const struct cli *c)
-{
-    auto_free int32_t *ids = NULL;
-    struct base_err err;
-    struct bare b;
-    FILE *out = NULL;
-    enum base_code rc;
-    uint32_t n = 0, rows[1] = {0};
-
-    if (c->ids == NULL) {
-        fputs(help_logits, stderr);
-        return 2;
-    }
-    rc = bare_open(&b, c, 4096, 1, &err);
-    if (rc == BASE_OK && (n = parse_ids(c->ids, b.model->config.n_vocab, &ids)) == 0)
-        rc = base_fail(&err, BASE_INVALID, 0, "no token ids");
-    if (rc == BASE_OK && n > 4096)
-        rc = base_fail(&err, BASE_TOO_LARGE, 0, "%u token ids, limit 4096", n);
-    if (rc == BASE_OK && c->out != NULL && (out = fopen(c->out, "wb")) == NULL)
-        rc = base_fail(&err, BASE_IO, 0, "%s cannot be written", c->out);
-    for (uint32_t i = 0; rc == BASE_OK && i < n; i++) {
-        rc = bare_step(&b, ids + i, i, 1, rows, 1, &err);
-        if (rc == BASE_OK && out != NULL &&
-            fwrite(b.logits, sizeof(float), b.model->config.n_vocab, out) != b.model->config.n_vocab)
-            rc = base_fail(&err, BASE_IO, 0, "%s cannot be written", c->out);
-    }
-    if (rc == BASE_OK && out == NULL)
-        print_top(b.logits, b.model->config.n_vocab);
-    if (out != NULL && fclose(out) != 0 && rc == BASE_OK)
-        rc = base_fail(&err, BASE_IO, 0, "%s cannot be written", c->out);
-    bare_close(&b);
-    return rc == BASE_OK ? 0 : fail(&err);
-}
-
-/* Processor time of all threads. With one thread it tells what the work costs even on a busy machine. */
-static double cpu_seconds(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-}
-
-struct rates {
-    double pp, tg, pp_cpu, tg_cpu; /* tokens per second of time and of processor time */
-};
-
-static enum base_code bench_once(struct bare *b, const struct cli *c, const int32_t *ids, struct rates *ret,
-                                 struct base_err *err)
-{
-    const uint32_t first_row[1] = {0};
-    uint64_t t0 = base_mono_us(), t1;
-    double cpu0 = cpu_seconds(), cpu1;
-    enum base_code rc = BASE_OK;
-
-    for (uint32_t at = 0; at < c->pp && rc == BASE_OK; at += ENG_STEP_TOKENS_MAX) {
-        uint32_t n = c->pp - at < ENG_STEP_TOKENS_MAX ? c->pp - at : ENG_STEP_TOKENS_MAX;
-        uint32_t last = n - 1;
-
-        rc = bare_step(b, ids + at, at, n, &last, at + n == c->pp, err);
-    }
-    t1 = base_mono_us();
-    cpu1 = cpu_seconds();
-    ret->pp = c->pp / ((double)(t1 - t0) / 1e6);
-    ret->pp_cpu = c->pp / (cpu1 - cpu0);
-    for (uint32_t i = 0; i < c->tg && rc == BASE_OK; i++)
-        rc = bare_step(b, ids + c->pp + i, c->pp + i, 1, first_row, 1, err);
-    ret->tg = c->tg / ((double)(base_mono_us() - t1) / 1e6);
-    ret->tg_cpu = c->tg / (cpu_seconds() - cpu1);
-    return rc;
-}
-
-static int run_bench(const struct cli *c)
-{
-    struct base_err err;
-    struct bare b;
-    auto_free int32_t *ids = NULL;
-    enum base_code rc;
-    uint64_t t0 = base_mono_us();
-
-    if (c->pp == 0 || c->pp + c->tg > ENG_CONTEXT_MAX) {
-        fprintf(stderr, "--pp must be at least 1, --pp and --tg together at most %u\n", ENG_CONTEXT_MAX);
-        return 2;
-    }
-    rc = bare_open(&b, c, c->pp + c->tg, 1, &err);
-    if (rc == BASE_OK) {
-        ids = base_zalloc((c->pp + c->tg) * sizeof(*ids));
-        for (uint32_t i = 0; i < c->pp + c->tg; i++)
-            ids[i] = (int32_t)(i * 7919u % b.model->config.n_vocab);
-        printf("%s, %s, %.3f billion parameters, opened in %.2f s\n", b.device, b.model->weights,
-               (double)b.model->n_params / 1e9, (double)(base_mono_us() - t0) / 1e6);
-    }
-    for (uint32_t i = 0; rc == BASE_OK && i < c->repeat; i++) {
-        struct rates r;
-
-        rc = bench_once(&b, c, ids, &r, &err);
-        if (rc == BASE_OK)
-            printf("pp%u %.1f t/s  tg%u %.1f t/s  (per second of processor time: %.1f and %.1f)\n", c->pp,
-                   r.pp, c->tg, r.tg, r.pp_cpu, r.tg_cpu);
-        eng_kvcache_release(b.kv, &b.seq);
-        eng_kvcache_reserve(b.kv, &b.seq, c->pp + c->tg, 0);
-    }
-    bare_close(&b);
-    return rc == BASE_OK ? 0 : fail(&err);
-}
-
 int eng_cli_main(int argc, char **argv)
 {
     static const struct {
         const char *name, *help;
-        int (*run)(const struct cli *c);
+        int (*run)(const struct eng_cli *c);
     } commands[] = {{"info", help_info, run_info},
-                    {"chat", help_chat, run_chat},
-                    {"logits", help_logits, run_logits},
-                    {"bench", help_bench, run_bench}};
-    struct cli c = {.sampling = ENG_SAMPLING_DEFAULT, .pp = 512, .tg = 64, .repeat = 3};
+                    {"chat", help_chat, eng_cli_chat},
+                    {"logits", help_logits, eng_cli_logits},
+                    {"bench", help_bench, eng_cli_bench}};
+    struct eng_cli c = {.sampling = ENG_SAMPLING_DEFAULT, .pp = 512, .tg = 64, .repeat = 3};
     size_t k = 0;
     int opt;
 

@@ -1,0 +1,241 @@
+/* `logits` and `bench`: the graph on its device, without tokenizer and scheduler. See model_cli.h. */
+#include "engine/model_cli.h"
+
+#include "base/clock.h"
+#include "base/mem.h"
+#include "base/str.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define IDS_MAX ENG_CONTEXT_MAX
+
+/* A model on its device, without tokenizer and scheduler: for logits and bench. */
+struct bare {
+    struct eng_model *model;
+    struct eng_graph *graph;
+    struct eng_kvcache *kv;
+    struct eng_kv_seq seq;
+    char device[96];
+    uint32_t *pages, pages_n;
+    uint32_t *positions, *sequences;
+    float *logits; /* [max_logits, n_vocab] */
+};
+
+static void bare_close(struct bare *b)
+{
+    eng_kvcache_free(b->kv);
+    eng_graph_free(b->graph);
+    eng_model_free(b->model);
+    free(b->pages);
+    free(b->positions);
+    free(b->sequences);
+    free(b->logits);
+}
+
+static enum base_code bare_open(struct bare *b, const struct eng_cli *c, uint32_t context,
+                                uint32_t max_logits, struct base_err *err)
+{
+    struct eng_graph_options go = {.ops = eng_ops_cpu(c->tuning.kernels)};
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    struct eng_kv_shape shape;
+    enum base_code rc;
+
+    *b = (struct bare){0};
+    if (go.ops == NULL)
+        return base_fail(err, BASE_UNSUPPORTED, 0, "this machine has no kernels called \"%s\"",
+                         c->tuning.kernels);
+    if ((rc = eng_cli_open(&b->model, c->file, err)) != BASE_OK)
+        return rc;
+    go.device = (struct eng_device_options){.n_threads = c->options.n_threads != 0 ? c->options.n_threads
+                                                                                   : (unsigned)cores,
+                                            .max_tokens = ENG_STEP_TOKENS_MAX,
+                                            .max_context = context,
+                                            .max_sequences = 1,
+                                            .max_logits = max_logits};
+    if ((rc = eng_graph_new(&b->graph, b->model, &go, err)) != BASE_OK)
+        return rc;
+    shape = eng_graph_kv_shape(b->model);
+    shape.n_pages = b->pages_n = eng_kvcache_pages_for(context);
+    if ((rc = eng_kvcache_new(&b->kv, go.ops, eng_graph_device(b->graph), &shape, err)) != BASE_OK)
+        return rc;
+    go.ops->describe(eng_graph_device(b->graph), b->device, sizeof(b->device));
+    b->pages = base_zalloc(b->pages_n * sizeof(*b->pages));
+    b->positions = base_zalloc(context * sizeof(*b->positions));
+    b->sequences = base_zalloc(context * sizeof(*b->sequences));
+    b->logits = base_zalloc((size_t)max_logits * b->model->config.n_vocab * sizeof(*b->logits));
+    for (uint32_t i = 0; i < context; i++)
+        b->positions[i] = i;
+    b->seq.pages = b->pages;
+    eng_kvcache_reserve(b->kv, &b->seq, context, 0);
+    return BASE_OK;
+}
+
+/* Runs ids [n] from position `first`; rows names the rows (of these n) whose logits are wanted. */
+static enum base_code bare_step(struct bare *b, const int32_t *ids, uint32_t first, uint32_t n,
+                                const uint32_t *rows, uint32_t n_rows, struct base_err *err)
+{
+    struct eng_step step = {.n_tokens = n,
+                            .ids = ids,
+                            .positions = b->positions + first,
+                            .sequences = b->sequences,
+                            .n_sequences = 1,
+                            .pages_per_sequence = b->pages_n,
+                            .page_table = b->pages,
+                            .n_logits = n_rows,
+                            .logit_rows = rows};
+
+    eng_kvcache_extend(b->kv, &b->seq, first + n);
+    return eng_graph_step(b->graph, eng_kvcache_store(b->kv), &step, b->logits, err);
+}
+
+static uint32_t parse_ids(const char *text, uint32_t n_vocab, int32_t **ret_ids)
+{
+    int32_t *ids = base_alloc(IDS_MAX * sizeof(*ids));
+    uint32_t n = 0;
+
+    for (const char *p = text; *p != '\0' && n < IDS_MAX;) {
+        size_t len = strcspn(p, ",");
+        uint64_t v;
+
+        if (base_parse_u64(p, len, n_vocab - 1, &v) != BASE_OK) {
+            fprintf(stderr, "--ids: \"%.*s\" is no token id below %u\n", (int)(len < 40 ? len : 40), p,
+                    n_vocab);
+            free(ids);
+            return 0;
+        }
+        ids[n++] = (int32_t)v;
+        p += len + (p[len] == ',');
+    }
+    *ret_ids = ids;
+    return n;
+}
+
+static void print_top(const float *row, uint32_t n_vocab)
+{
+    for (int k = 0; k < 5; k++) {
+        static uint32_t shown[5];
+        uint32_t best = UINT32_MAX;
+
+        for (uint32_t i = 0; i < n_vocab; i++) {
+            bool seen = false;
+
+            for (int j = 0; j < k; j++)
+                seen |= shown[j] == i;
+            if (!seen && (best == UINT32_MAX || row[i] > row[best]))
+                best = i;
+        }
+        shown[k] = best;
+        if (best != UINT32_MAX)
+            printf("%u %.6f\n", best, (double)row[best]);
+    }
+}
+
+int eng_cli_logits(const struct eng_cli *c)
+{
+    auto_free int32_t *ids = NULL;
+    struct base_err err;
+    struct bare b;
+    FILE *out = NULL;
+    enum base_code rc;
+    uint32_t n = 0, rows[1] = {0};
+
+    if (c->ids == NULL) {
+        fputs("--ids is missing\n", stderr);
+        return 2;
+    }
+    rc = bare_open(&b, c, 4096, 1, &err);
+    if (rc == BASE_OK && (n = parse_ids(c->ids, b.model->config.n_vocab, &ids)) == 0)
+        rc = base_fail(&err, BASE_INVALID, 0, "no token ids");
+    if (rc == BASE_OK && n > 4096)
+        rc = base_fail(&err, BASE_TOO_LARGE, 0, "%u token ids, limit 4096", n);
+    if (rc == BASE_OK && c->out != NULL && (out = fopen(c->out, "wb")) == NULL)
+        rc = base_fail(&err, BASE_IO, 0, "%s cannot be written", c->out);
+    for (uint32_t i = 0; rc == BASE_OK && i < n; i++) {
+        rc = bare_step(&b, ids + i, i, 1, rows, 1, &err);
+        if (rc == BASE_OK && out != NULL &&
+            fwrite(b.logits, sizeof(float), b.model->config.n_vocab, out) != b.model->config.n_vocab)
+            rc = base_fail(&err, BASE_IO, 0, "%s cannot be written", c->out);
+    }
+    if (rc == BASE_OK && out == NULL)
+        print_top(b.logits, b.model->config.n_vocab);
+    if (out != NULL && fclose(out) != 0 && rc == BASE_OK)
+        rc = base_fail(&err, BASE_IO, 0, "%s cannot be written", c->out);
+    bare_close(&b);
+    return rc == BASE_OK ? 0 : eng_cli_fail(&err);
+}
+
+/* Processor time of all threads. With one thread it tells what the work costs even on a busy machine. */
+static double cpu_seconds(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts);
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+struct rates {
+    double pp, tg, pp_cpu, tg_cpu; /* tokens per second of time and of processor time */
+};
+
+static enum base_code bench_once(struct bare *b, const struct eng_cli *c, const int32_t *ids,
+                                 struct rates *ret, struct base_err *err)
+{
+    const uint32_t first_row[1] = {0};
+    uint64_t t0 = base_mono_us(), t1;
+    double cpu0 = cpu_seconds(), cpu1;
+    enum base_code rc = BASE_OK;
+
+    for (uint32_t at = 0; at < c->pp && rc == BASE_OK; at += ENG_STEP_TOKENS_MAX) {
+        uint32_t n = c->pp - at < ENG_STEP_TOKENS_MAX ? c->pp - at : ENG_STEP_TOKENS_MAX;
+        uint32_t last = n - 1;
+
+        rc = bare_step(b, ids + at, at, n, &last, at + n == c->pp, err);
+    }
+    t1 = base_mono_us();
+    cpu1 = cpu_seconds();
+    ret->pp = c->pp / ((double)(t1 - t0) / 1e6);
+    ret->pp_cpu = c->pp / (cpu1 - cpu0);
+    for (uint32_t i = 0; i < c->tg && rc == BASE_OK; i++)
+        rc = bare_step(b, ids + c->pp + i, c->pp + i, 1, first_row, 1, err);
+    ret->tg = c->tg / ((double)(base_mono_us() - t1) / 1e6);
+    ret->tg_cpu = c->tg / (cpu_seconds() - cpu1);
+    return rc;
+}
+
+int eng_cli_bench(const struct eng_cli *c)
+{
+    struct base_err err;
+    struct bare b;
+    auto_free int32_t *ids = NULL;
+    enum base_code rc;
+    uint64_t t0 = base_mono_us();
+
+    if (c->pp == 0 || c->pp + c->tg > ENG_CONTEXT_MAX) {
+        fprintf(stderr, "--pp must be at least 1, --pp and --tg together at most %u\n", ENG_CONTEXT_MAX);
+        return 2;
+    }
+    rc = bare_open(&b, c, c->pp + c->tg, 1, &err);
+    if (rc == BASE_OK) {
+        ids = base_zalloc((c->pp + c->tg) * sizeof(*ids));
+        for (uint32_t i = 0; i < c->pp + c->tg; i++)
+            ids[i] = (int32_t)(i * 7919u % b.model->config.n_vocab);
+        printf("%s, %s, %.3f billion parameters, opened in %.2f s\n", b.device, b.model->weights,
+               (double)b.model->n_params / 1e9, (double)(base_mono_us() - t0) / 1e6);
+    }
+    for (uint32_t i = 0; rc == BASE_OK && i < c->repeat; i++) {
+        struct rates r;
+
+        rc = bench_once(&b, c, ids, &r, &err);
+        if (rc == BASE_OK)
+            printf("pp%u %.1f t/s  tg%u %.1f t/s  (per second of processor time: %.1f and %.1f)\n", c->pp,
+                   r.pp, c->tg, r.tg, r.pp_cpu, r.tg_cpu);
+        eng_kvcache_release(b.kv, &b.seq);
+        eng_kvcache_reserve(b.kv, &b.seq, c->pp + c->tg, 0);
+    }
+    bare_close(&b);
+    return rc == BASE_OK ? 0 : eng_cli_fail(&err);
+}
