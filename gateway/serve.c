@@ -293,6 +293,7 @@ static void stop(struct process *process)
     if (app->runtime != NULL)
         gw_app_set_runtime(app, NULL); /* joins the engines */
     aud_close(app->audit, AUDIT_SHIP_MS);
+    app->audit = NULL; /* gw_server_free still runs what came too late for the loops: calls that were cut, to be freed */
     gw_auth_free(app->auth);
     gw_server_free(app->server);
     base_secret_free(process->kek);

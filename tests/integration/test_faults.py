@@ -145,6 +145,48 @@ def test_drain__a_stream_ends_whole_and_nothing_new_is_taken(gw):
     equal(gw.cli("audit", "verify", check=False).returncode, 0)
 
 
+@case
+def test_drain__cuts_what_is_too_late_whatever_it_was_doing(gw):
+    import threading
+    body = [json.dumps({"model": m, "messages": [{"role": "user", "content": "hello " * 50}]}) for m in ("demo", "external", "mock-slow")]
+
+    def ask(i, over):
+        while not over.is_set():
+            connection = gw.connection(5)
+            try:
+                for _ in range(5):
+                    connection.request("POST", "/v1/chat/completions", body[i % 3], {"authorization": f"Bearer {keys['employee']}"})
+                    connection.getresponse().read()
+            except OSError:
+                time.sleep(0.01)
+            except Exception as error:  # half an answer
+                check(type(error).__module__ == "http.client", error)
+            finally:
+                connection.close()
+
+    gw.end("gateway")
+    gw.extra_config["drain_timeout_ms"] = 0
+    gw.write_config()
+    for _ in range(4):
+        process = gw.start_gateway()
+        over = threading.Event()
+        threads = [threading.Thread(target=ask, args=(i, over)) for i in range(12)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        equal(process.wait(40), 0, "exit status")
+        over.set()
+        for thread in threads:
+            thread.join()
+        gw.processes.pop("gateway")
+    del gw.extra_config["drain_timeout_ms"]
+    gw.write_config()
+    gw.start_gateway()
+    gw.wait_shipped()
+    equal(gw.cli("audit", "verify", check=False).returncode, 0)
+
+
 def refused(gw):
     try:
         socket.create_connection(("127.0.0.1", gw.port), timeout=1).close()
