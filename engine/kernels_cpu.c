@@ -32,6 +32,8 @@ struct eng_device {
     struct eng_step step; /* arrays below */
     int32_t *ids;
     uint32_t *positions, *sequences, *page_table, *logit_rows;
+    uint32_t *tiles; /* [n_tiles + 1]: first tokens of runs that attend together */
+    uint32_t n_tiles;
     uint32_t page_table_max;
     struct eng_cpu_act act;
     uint32_t act_cols; /* columns that `act` has room for */
@@ -114,6 +116,7 @@ static void cpu_close(struct eng_device *dev)
     free(dev->sequences);
     free(dev->page_table);
     free(dev->logit_rows);
+    free(dev->tiles);
     free(dev->scratch);
     free(dev);
 }
@@ -131,9 +134,10 @@ static enum base_code open_with(const struct eng_cpu_kernels *kernels, struct en
     dev->sequences = base_try_zarray(options->max_tokens, sizeof(*dev->sequences));
     dev->page_table_max = options->max_sequences * pages;
     dev->page_table = base_try_zarray(dev->page_table_max, sizeof(*dev->page_table));
+    dev->tiles = base_try_zarray((size_t)options->max_tokens + 1, sizeof(*dev->tiles));
     dev->logit_rows = base_try_zarray(options->max_logits, sizeof(*dev->logit_rows));
     if (dev->ids == NULL || dev->positions == NULL || dev->sequences == NULL || dev->page_table == NULL ||
-        dev->logit_rows == NULL) {
+        dev->logit_rows == NULL || dev->tiles == NULL) {
         cpu_close(dev);
         return base_fail(err, BASE_NO_MEMORY, 0, "no memory for a step of %u tokens", options->max_tokens);
     }
@@ -300,7 +304,7 @@ static enum base_code cpu_kv_new(struct eng_device *dev, const struct eng_kv_sha
     }
     /* Keys and values stay out of core dumps. */
     madvise(kv->data, kv->bytes, MADV_DONTDUMP);
-    if (!need_scratch(dev, scores * (shape->n_heads / shape->n_kv_heads))) {
+    if (!need_scratch(dev, scores * ENG_ATTEND_ROWS)) {
         cpu_kv_free(dev, kv);
         return base_fail(err, BASE_NO_MEMORY, 0, "no memory for the scores of %zu positions", scores);
     }
@@ -333,6 +337,21 @@ static bool cpu_kv_is_wiped(struct eng_device *dev, const struct eng_kv_store *k
     return true;
 }
 
+/* Cuts the step into runs of tokens that follow each other in one sequence: they read the same keys and values. */
+static void find_tiles(struct eng_device *dev)
+{
+    uint32_t n = 0;
+
+    for (uint32_t t = 0; t < dev->step.n_tokens; t++) {
+        if (t > 0 && t - dev->tiles[n - 1] < ENG_ATTEND_TOKENS &&
+            dev->sequences[t] == dev->sequences[t - 1] && dev->positions[t] == dev->positions[t - 1] + 1)
+            continue;
+        dev->tiles[n++] = t;
+    }
+    dev->tiles[n] = dev->step.n_tokens;
+    dev->n_tiles = n;
+}
+
 static bool cpu_step_begin(struct eng_device *dev, const struct eng_step *step)
 {
     memcpy(dev->ids, step->ids, step->n_tokens * sizeof(*dev->ids));
@@ -348,6 +367,7 @@ static bool cpu_step_begin(struct eng_device *dev, const struct eng_step *step)
     dev->step.sequences = dev->sequences;
     dev->step.page_table = dev->page_table;
     dev->step.logit_rows = dev->logit_rows;
+    find_tiles(dev);
     return false;
 }
 
@@ -563,9 +583,12 @@ static void attend_items(void *arg, unsigned thread, uint32_t begin, uint32_t en
 {
     const struct attention_job *job = arg;
 
-    for (uint32_t i = begin; i < end; i++)
-        job->dev->kernels->attend(&job->a, i / job->a.n_kv_heads, i % job->a.n_kv_heads,
+    for (uint32_t i = begin; i < end; i++) {
+        const uint32_t *tile = &job->dev->tiles[i / job->a.n_kv_heads];
+
+        job->dev->kernels->attend(&job->a, tile[0], tile[1] - tile[0], i % job->a.n_kv_heads,
                                   scratch_of(job->dev, thread));
+    }
 }
 
 static void cpu_attention(struct eng_device *dev, const struct eng_attention *at)
@@ -587,7 +610,7 @@ static void cpu_attention(struct eng_device *dev, const struct eng_attention *at
                   (dev->options.max_context + ENG_PAGE_TOKENS - 1) / ENG_PAGE_TOKENS * ENG_PAGE_TOKENS},
     };
 
-    eng_pool_run(dev->pool, attend_items, &job, dev->step.n_tokens * kv->shape.n_kv_heads, 1);
+    eng_pool_run(dev->pool, attend_items, &job, dev->n_tiles * kv->shape.n_kv_heads, 1);
 }
 
 struct silu_job {

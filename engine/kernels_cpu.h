@@ -11,7 +11,9 @@
 
 #include "engine/kernels.h"
 
-#define ENG_LANES 16u
+#define ENG_LANES         16u
+#define ENG_ATTEND_TOKENS 8u /* tokens that attend together */
+#define ENG_ATTEND_ROWS   8u /* queries whose scores a thread holds: at least those of one token and KV head */
 
 struct eng_weight {
     enum eng_type type;
@@ -63,8 +65,10 @@ struct eng_cpu_kernels {
     void (*quantize)(const float *x, uint32_t cols, struct eng_cpu_act *act, uint32_t row);
     /* Groups [begin, end) of all n rows. scratch: cols floats. */
     void (*matmul)(const struct eng_cpu_matmul *mm, uint32_t begin, uint32_t end, float *scratch);
-    /* One token, all query heads of one KV head. scratch: heads per KV head * score_stride floats. */
-    void (*attend)(const struct eng_cpu_attention *a, uint32_t token, uint32_t kv_head, float *scratch);
+    /* All query heads of one KV head, for n tokens (at most ENG_ATTEND_TOKENS) that follow each other in one sequence. scratch:
+     * ENG_ATTEND_ROWS * score_stride floats. */
+    void (*attend)(const struct eng_cpu_attention *a, uint32_t token, uint32_t n, uint32_t kv_head,
+                   float *scratch);
 };
 
 extern const struct eng_cpu_kernels eng_cpu_scalar;

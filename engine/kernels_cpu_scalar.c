@@ -52,7 +52,7 @@ static float load(enum eng_type type, const uint8_t *p, size_t i)
     return type == ENG_F32 ? ((const float *)p)[i] : eng_f16_to_f32(((const uint16_t *)p)[i]);
 }
 
-static void attend(const struct eng_cpu_attention *a, uint32_t token, uint32_t kv_head, float *scratch)
+static void attend_token(const struct eng_cpu_attention *a, uint32_t token, uint32_t kv_head, float *scratch)
 {
     const struct eng_step *st = a->step;
     const uint32_t *pages = st->page_table + (size_t)st->sequences[token] * st->pages_per_sequence;
@@ -88,6 +88,13 @@ static void attend(const struct eng_cpu_attention *a, uint32_t token, uint32_t k
             out[i] = (float)(mix / sum);
         }
     }
+}
+
+static void attend(const struct eng_cpu_attention *a, uint32_t token, uint32_t n, uint32_t kv_head,
+                   float *scratch)
+{
+    for (uint32_t i = 0; i < n; i++)
+        attend_token(a, token + i, kv_head, scratch);
 }
 
 const struct eng_cpu_kernels eng_cpu_scalar = {

@@ -367,27 +367,38 @@ INLINE vf load_kv_n(enum eng_type type, const uint8_t *p, size_t i, uint32_t n)
     return vf_load_f16(all);
 }
 
-#define HEADS_AT_ONCE 4
+/* Queries that attend together: rows of one sequence, sorted by how many positions they see. Each row's numbers are computed in an
+ * order of its own, from the first position to the last, whoever else is in the batch. */
+struct attend_rows {
+    const struct eng_cpu_attention *a;
+    const uint32_t *pages;
+    size_t head_offset;
+    float q[ENG_HEAD_DIM_MAX][ENG_ATTEND_ROWS];
+    float *out[ENG_ATTEND_ROWS];
+    uint32_t n[ENG_ATTEND_ROWS]; /* positions, ascending */
+    float *scores;               /* [rows, score_stride] */
+};
 
-/* Scores of `nh` heads with the 16 tokens of one page. */
-INLINE void score_page(enum eng_type type, int nh, const uint8_t *k, const float *q, uint32_t hd, vf scale,
-                       float *scores, size_t score_stride)
+/* Scores of `nr` rows with the 16 tokens of one page. A row's scores past its own position are overwritten or never read. */
+INLINE void score_page(enum eng_type type, int nr, const struct attend_rows *r, uint32_t page, vf scale)
 {
-    vf acc[HEADS_AT_ONCE];
+    const uint8_t *k = r->a->k + r->pages[page] * r->a->page_bytes + r->head_offset;
+    const uint32_t hd = r->a->head_dim;
+    vf acc[ENG_ATTEND_ROWS];
 
     UNROLL
-    for (int h = 0; h < nh; h++)
+    for (int h = 0; h < nr; h++)
         acc[h] = vf_set1(0);
     for (uint32_t i = 0; i < hd; i++) {
         vf key = load_kv(type, k, (size_t)i * 16);
 
         UNROLL
-        for (int h = 0; h < nh; h++)
-            acc[h] = vf_fma(key, vf_set1(q[(size_t)h * hd + i]), acc[h]);
+        for (int h = 0; h < nr; h++)
+            acc[h] = vf_fma(key, vf_set1(r->q[i][h]), acc[h]);
     }
     UNROLL
-    for (int h = 0; h < nh; h++)
-        vf_store(scores + (size_t)h * score_stride, vf_mul(acc[h], scale));
+    for (int h = 0; h < nr; h++)
+        vf_store(r->scores + (size_t)h * r->a->score_stride + page * 16, vf_mul(acc[h], scale));
 }
 
 /* Scores to weights that sum to 1; entries from n to the end of its page become 0. */
@@ -418,74 +429,106 @@ static void softmax(float *scores, uint32_t n)
         vf_store(scores + i, vf_div(vf_load(scores + i), sum));
 }
 
-/* Sixteen output values (from `dim`) of `nh` heads: the weighted sum of the values of n tokens. */
-INLINE void mix_values(enum eng_type type, int nh, const struct eng_cpu_attention *a, const uint32_t *pages,
-                       size_t head_offset, uint32_t n, uint32_t dim, const float *weights, float *out)
+/* acc += the values of tokens [0, n) of one page, weighted for rows [first, first + nr). */
+INLINE void mix_page(enum eng_type type, int first, int nr, const struct attend_rows *r, uint32_t page,
+                     uint32_t n, uint32_t dim, vf *acc)
 {
-    uint32_t hd = a->head_dim, width = hd - dim < 16 ? hd - dim : 16;
-    vf acc[HEADS_AT_ONCE];
+    const uint8_t *v = r->a->v + r->pages[page] * r->a->page_bytes + r->head_offset;
+    const float *weights = r->scores + (size_t)first * r->a->score_stride + page * 16;
+    const uint32_t hd = r->a->head_dim, width = hd - dim < 16 ? hd - dim : 16;
 
-    UNROLL
-    for (int h = 0; h < nh; h++)
-        acc[h] = vf_set1(0);
-    for (uint32_t page = 0; page * 16 < n; page++) {
-        const uint8_t *v = a->v + pages[page] * a->page_bytes + head_offset;
-        uint32_t last = n - page * 16 < 16 ? n - page * 16 : 16;
+    for (uint32_t t = 0; t < n; t++) {
+        size_t at = (size_t)t * hd + dim;
+        vf value = width == 16 ? load_kv(type, v, at) : load_kv_n(type, v, at, width);
 
-        for (uint32_t t = 0; t < last; t++) {
-            size_t at = (size_t)t * hd + dim;
-            vf value = width == 16 ? load_kv(type, v, at) : load_kv_n(type, v, at, width);
-
-            UNROLL
-            for (int h = 0; h < nh; h++)
-                acc[h] = vf_fma(value, vf_set1(weights[(size_t)h * a->score_stride + page * 16 + t]), acc[h]);
-        }
-    }
-    UNROLL
-    for (int h = 0; h < nh; h++) {
-        if (width == 16)
-            vf_store(out + (size_t)h * hd + dim, acc[h]);
-        else
-            vf_store_n(out + (size_t)h * hd + dim, width, acc[h]);
+        UNROLL
+        for (int h = 0; h < nr; h++)
+            acc[h] = vf_fma(value, vf_set1(weights[(size_t)h * r->a->score_stride + t]), acc[h]);
     }
 }
 
-INLINE void attend_heads(enum eng_type type, int nh, const struct eng_cpu_attention *a, uint32_t token,
-                         uint32_t kv_head, uint32_t head, float *scratch)
+/* Sixteen output values (from `dim`) of each row: the pages that every row sees whole together, the rest one by one. */
+INLINE void mix_values(enum eng_type type, int nr, const struct attend_rows *r, uint32_t dim)
 {
-    const struct eng_step *st = a->step;
-    const uint32_t *pages = st->page_table + (size_t)st->sequences[token] * st->pages_per_sequence;
-    const uint32_t n = st->positions[token] + 1, hd = a->head_dim;
-    const size_t head_offset = kv_head * (a->page_bytes / a->n_kv_heads);
-    const float *q = a->q + ((size_t)token * a->n_heads + head) * hd;
-    float *out = a->out + ((size_t)token * a->n_heads + head) * hd;
+    const uint32_t hd = r->a->head_dim, width = hd - dim < 16 ? hd - dim : 16, whole = r->n[0] / 16;
+    vf acc[ENG_ATTEND_ROWS];
+
+    UNROLL
+    for (int h = 0; h < nr; h++)
+        acc[h] = vf_set1(0);
+    for (uint32_t page = 0; page < whole; page++)
+        mix_page(type, 0, nr, r, page, 16, dim, acc);
+    UNROLL
+    for (int h = 0; h < nr; h++) {
+        for (uint32_t page = whole; page * 16 < r->n[h]; page++)
+            mix_page(type, h, 1, r, page, r->n[h] - page * 16 < 16 ? r->n[h] - page * 16 : 16, dim, &acc[h]);
+        if (width == 16)
+            vf_store(r->out[h] + dim, acc[h]);
+        else
+            vf_store_n(r->out[h] + dim, width, acc[h]);
+    }
+}
+
+INLINE void attend_rows(enum eng_type type, int nr, const struct attend_rows *r)
+{
+    const uint32_t hd = r->a->head_dim;
     const vf scale = vf_set1(1.0f / sqrtf((float)hd));
 
-    for (uint32_t page = 0; page * 16 < n; page++)
-        score_page(type, nh, a->k + pages[page] * a->page_bytes + head_offset, q, hd, scale,
-                   scratch + page * 16, a->score_stride);
-    UNROLL
-    for (int h = 0; h < nh; h++)
-        softmax(scratch + (size_t)h * a->score_stride, n);
+    for (uint32_t page = 0; page * 16 < r->n[nr - 1]; page++)
+        score_page(type, nr, r, page, scale);
+    for (int h = 0; h < nr; h++)
+        softmax(r->scores + (size_t)h * r->a->score_stride, r->n[h]);
     for (uint32_t dim = 0; dim < hd; dim += 16)
-        mix_values(type, nh, a, pages, head_offset, n, dim, scratch, out);
+        mix_values(type, nr, r, dim);
 }
 
-static void simd_attend(const struct eng_cpu_attention *a, uint32_t token, uint32_t kv_head, float *scratch)
+static void attend_f32(int nr, const struct attend_rows *r)
 {
-    uint32_t group = a->n_heads / a->n_kv_heads, head = kv_head * group, end = head + group;
-
-    for (; head + HEADS_AT_ONCE <= end; head += HEADS_AT_ONCE) {
-        if (a->type == ENG_F32)
-            attend_heads(ENG_F32, HEADS_AT_ONCE, a, token, kv_head, head, scratch);
-        else
-            attend_heads(ENG_F16, HEADS_AT_ONCE, a, token, kv_head, head, scratch);
+    switch (nr) {
+    case 8: attend_rows(ENG_F32, 8, r); return;
+    case 4: attend_rows(ENG_F32, 4, r); return;
+    case 2: attend_rows(ENG_F32, 2, r); return;
+    default: attend_rows(ENG_F32, 1, r); return;
     }
-    for (; head < end; head++) {
+}
+
+static void attend_f16(int nr, const struct attend_rows *r)
+{
+    switch (nr) {
+    case 8: attend_rows(ENG_F16, 8, r); return;
+    case 4: attend_rows(ENG_F16, 4, r); return;
+    case 2: attend_rows(ENG_F16, 2, r); return;
+    default: attend_rows(ENG_F16, 1, r); return;
+    }
+}
+
+static void simd_attend(const struct eng_cpu_attention *a, uint32_t token, uint32_t n, uint32_t kv_head,
+                        float *scratch)
+{
+    const struct eng_step *st = a->step;
+    const uint32_t group = a->n_heads / a->n_kv_heads, hd = a->head_dim, n_rows = n * group;
+    struct attend_rows r; /* not initialised as a whole: q is large */
+
+    r.a = a;
+    r.pages = st->page_table + (size_t)st->sequences[token] * st->pages_per_sequence;
+    r.head_offset = kv_head * (a->page_bytes / a->n_kv_heads);
+    r.scores = scratch;
+    for (uint32_t row = 0; row < n_rows;) {
+        uint32_t left = n_rows - row, nr = left >= SIMD_COLS ? SIMD_COLS : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+
+        for (uint32_t h = 0; h < nr; h++, row++) {
+            uint32_t t = token + row / group;
+            size_t at = ((size_t)t * a->n_heads + kv_head * group + row % group) * hd;
+
+            r.n[h] = st->positions[t] + 1;
+            r.out[h] = a->out + at;
+            for (uint32_t i = 0; i < hd; i++)
+                r.q[i][h] = a->q[at + i];
+        }
         if (a->type == ENG_F32)
-            attend_heads(ENG_F32, 1, a, token, kv_head, head, scratch);
+            attend_f32((int)nr, &r);
         else
-            attend_heads(ENG_F16, 1, a, token, kv_head, head, scratch);
+            attend_f16((int)nr, &r);
     }
 }
 
