@@ -58,7 +58,7 @@ struct gw_call {
     struct pol_decision decision;
     bool decided;
     uint32_t n_masked_in;
-    /* record */
+    /* record: rc and seq are written by the audit thread, read after its message alone */
     enum base_code intent_rc;
     uint64_t intent_seq;
     bool intent_recorded;

@@ -158,7 +158,7 @@ static void log_line(const struct gw_call *call)
              LOG_INT("in_tokens", call->usage.prompt_tokens), LOG_INT("out_tokens", call->usage.completion_tokens),
              LOG_INT("released_bytes", call->answer.sent),
              LOG_INT("ttft_us", call->answer.first_text_us > 0 ? call->answer.first_text_us - call->arrived_us : 0),
-             LOG_INT("total_us", base_mono_us() - call->arrived_us), LOG_INT("audit_seq", call->intent_seq));
+             LOG_INT("total_us", base_mono_us() - call->arrived_us), LOG_INT("audit_seq", call->intent_recorded ? call->intent_seq : 0)); /* until then the audit thread's */
 }
 
 void gw_call_end(struct gw_call *call, const char *status, const char *error_code)
