@@ -1,10 +1,13 @@
 /* Thread pool: see pool.h.
  *
+ * `state` is one word: generation (32 bits), open (1 bit), how many workers are inside the job (31 bits).
+ *
  * Invariants:
- * 1. The job's fields are written while no worker runs (pending = 0) and published by the increment of `generation`.
- * 2. A worker that goes to sleep first counts itself in `n_sleeping`, then looks at `generation` again; the caller first
- *    increments `generation`, then looks at `n_sleeping`. So at least one of them sees the other and no wake-up is lost.
- * 3. A worker touches the job for the last time before it lowers `pending`.
+ * 1. The job's fields are written while the job is closed and nobody is inside; a worker reads them only inside.
+ * 2. A worker enters an open job of the generation it saw, or not at all. The caller closes the job when no item is left and
+ *    waits for those inside alone: a worker that has no core just now holds nobody up.
+ * 3. A worker that goes to sleep first counts itself in `n_sleeping`, then looks at the generation again; the caller first
+ *    raises the generation, then looks at `n_sleeping`. So at least one of them sees the other and no wake-up is lost.
  */
 #include "engine/pool.h"
 
@@ -15,7 +18,9 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
-#define SPINS 4000
+#define SPINS  1000 /* some tens of microseconds */
+#define OPEN   0x80000000u
+#define INSIDE 0x7fffffffu
 
 struct eng_pool {
     unsigned n_threads, n_started;
@@ -24,8 +29,7 @@ struct eng_pool {
     void *arg;
     uint32_t n, grain;
     _Alignas(64) _Atomic uint32_t next; /* first item nobody has */
-    _Alignas(64) _Atomic uint32_t pending;
-    _Alignas(64) _Atomic uint32_t generation;
+    _Alignas(64) _Atomic uint64_t state;
     _Atomic uint32_t n_sleeping;
     _Atomic bool stop;
     pthread_mutex_t mutex; /* guards nothing but the sleep */
@@ -57,11 +61,16 @@ static void work(struct eng_pool *pool, unsigned thread)
     }
 }
 
-/* Returns when `generation` differs from `seen`. */
+static uint32_t generation_of(struct eng_pool *pool)
+{
+    return (uint32_t)(atomic_load(&pool->state) >> 32);
+}
+
+/* Returns the generation when it differs from `seen`. */
 static uint32_t wait_for_job(struct eng_pool *pool, uint32_t seen)
 {
     for (int i = 0; i < SPINS; i++) {
-        uint32_t now = atomic_load_explicit(&pool->generation, memory_order_acquire);
+        uint32_t now = generation_of(pool);
 
         if (now != seen)
             return now;
@@ -69,11 +78,23 @@ static uint32_t wait_for_job(struct eng_pool *pool, uint32_t seen)
     }
     pthread_mutex_lock(&pool->mutex);
     atomic_fetch_add(&pool->n_sleeping, 1);
-    while (atomic_load(&pool->generation) == seen)
+    while (generation_of(pool) == seen)
         pthread_cond_wait(&pool->wake, &pool->mutex);
     atomic_fetch_sub(&pool->n_sleeping, 1);
     pthread_mutex_unlock(&pool->mutex);
-    return atomic_load(&pool->generation);
+    return generation_of(pool);
+}
+
+/* False: the job of this generation has been closed meanwhile. */
+static bool enter(struct eng_pool *pool, uint32_t generation)
+{
+    uint64_t state = atomic_load_explicit(&pool->state, memory_order_relaxed);
+
+    while ((uint32_t)(state >> 32) == generation && (state & OPEN) != 0)
+        if (atomic_compare_exchange_weak_explicit(&pool->state, &state, state + 1, memory_order_acquire,
+                                                  memory_order_relaxed))
+            return true;
+    return false;
 }
 
 static void *worker_main(void *arg)
@@ -88,14 +109,19 @@ static void *worker_main(void *arg)
         seen = wait_for_job(pool, seen);
         if (atomic_load(&pool->stop))
             return NULL;
+        if (!enter(pool, seen))
+            continue;
         work(pool, index);
-        atomic_fetch_sub_explicit(&pool->pending, 1, memory_order_acq_rel);
+        atomic_fetch_sub_explicit(&pool->state, 1, memory_order_release);
     }
 }
 
-static void publish(struct eng_pool *pool)
+/* A new generation, open or (to end the threads) closed. Nobody is inside. */
+static void publish(struct eng_pool *pool, uint32_t open)
 {
-    atomic_fetch_add(&pool->generation, 1);
+    uint64_t generation = (uint32_t)(generation_of(pool) + 1);
+
+    atomic_store(&pool->state, generation << 32 | open);
     if (atomic_load(&pool->n_sleeping) != 0) {
         pthread_mutex_lock(&pool->mutex);
         pthread_cond_broadcast(&pool->wake);
@@ -134,7 +160,7 @@ void eng_pool_free(struct eng_pool *pool)
     if (pool == NULL)
         return;
     atomic_store(&pool->stop, true);
-    publish(pool);
+    publish(pool, 0);
     for (unsigned i = 1; i < pool->n_started; i++)
         pthread_join(pool->threads[i], NULL);
     pthread_mutex_destroy(&pool->mutex);
@@ -162,10 +188,10 @@ void eng_pool_run(struct eng_pool *pool, eng_pool_fn *fn, void *arg, uint32_t n,
     pool->n = n;
     pool->grain = grain;
     atomic_store_explicit(&pool->next, 0, memory_order_relaxed);
-    atomic_store_explicit(&pool->pending, pool->n_threads - 1, memory_order_relaxed);
-    publish(pool);
+    publish(pool, OPEN);
     work(pool, 0);
-    for (int spins = 0; atomic_load_explicit(&pool->pending, memory_order_acquire) != 0; spins++) {
+    atomic_fetch_and_explicit(&pool->state, ~(uint64_t)OPEN, memory_order_relaxed);
+    for (int spins = 0; (atomic_load_explicit(&pool->state, memory_order_acquire) & INSIDE) != 0; spins++) {
         if (spins < SPINS)
             relax();
         else
