@@ -8,8 +8,9 @@
  * crosses from one to the next and positions restart at 0, so there is no
  * padding and what the model sees is what it sees when it serves a request.
  *
- *   train DATA_DIR CHECKPOINT [--steps N] [--lr X] [--seed N] [--check]
+ *   train DATA_DIR CHECKPOINT [--steps N] [--stop N] [--lr X] [--seed N] [--check]
  *
+ * --steps is where the learning rate has come down, --stop where to stop before that.
  * An existing CHECKPOINT is continued.  --check compares the backward pass
  * with finite differences and stops.  Two threads each take half of a batch and
  * the halves are added in a fixed order, so a run can be repeated exactly.
@@ -589,17 +590,19 @@ static double now(void)
 
 int main(int argc, char **argv)
 {
-    uint32_t steps = 6000;
-    float top_rate = 2e-3f;
+    uint32_t steps = 20000, stop = UINT32_MAX;
+    float top_rate = 1.5e-3f;
     uint64_t seed = 1;
     int only_check = 0;
     if (argc < 3)
-        die("usage: train DATA_DIR CHECKPOINT [--steps N] [--lr X] [--seed N] [--check]");
+        die("usage: train DATA_DIR CHECKPOINT [--steps N] [--stop N] [--lr X] [--seed N] [--check]");
     for (int i = 3; i < argc; i++) {
         if (strcmp(argv[i], "--check") == 0)
             only_check = 1;
         else if (i + 1 < argc && strcmp(argv[i], "--steps") == 0)
             steps = (uint32_t)strtoul(argv[++i], NULL, 10);
+        else if (i + 1 < argc && strcmp(argv[i], "--stop") == 0)
+            stop = (uint32_t)strtoul(argv[++i], NULL, 10);
         else if (i + 1 < argc && strcmp(argv[i], "--lr") == 0)
             top_rate = strtof(argv[++i], NULL);
         else if (i + 1 < argc && strcmp(argv[i], "--seed") == 0)
@@ -648,7 +651,7 @@ int main(int argc, char **argv)
     printf("%d parameters, %u conversations, %u steps\n", PARAMS, data.conversations, steps);
     double begin = now(), average = 0.0;
     uint64_t first_tokens = h.tokens;
-    while (h.step < steps) {
+    while (h.step < steps && h.step < stop) {
         for (int i = 0; i < WORKERS; i++) {
             if (h.cursor >= data.conversations) {
                 h.cursor = 0;
@@ -672,7 +675,7 @@ int main(int argc, char **argv)
                    (double)(h.tokens - first_tokens) / (now() - begin));
             fflush(stdout);
         }
-        if (h.step % 250 == 0 || h.step == steps) {
+        if (h.step % 500 == 0 || h.step == steps || h.step == stop) {
             save(argv[2], &h, param, m, v);
             printf("step %u  validation loss %.4f  %.0f s\n", h.step,
                    validate(w, &held, held_order), now() - begin);
