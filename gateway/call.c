@@ -34,6 +34,7 @@
 #include <string.h>
 
 #define CALL_ARENA_MAX      (64u << 20)
+#define PARSE_INLINE_MAX    (64u << 10) /* longer bodies are parsed by a worker */
 #define INSPECT_INLINE_MAX  (64u << 10) /* longer texts are scanned by a worker: 2 ms at the scanner's slowest */
 
 static void step_admit(struct gw_call *call);
@@ -112,14 +113,13 @@ static void read_label(struct gw_call *call)
     call->facts.label = label != NULL ? pol_class_parse(label, len) : POL_CLASS_UNKNOWN;
 }
 
-static void step_parse(struct gw_call *call)
+static void parsed(struct gw_call *call)
 {
-    struct gw_api_error error = {0};
     size_t len;
-    const char *body = gw_http_body(call->http, &len), *flag;
+    const char *flag;
 
-    if (!gw_openai_parse_chat(&call->chat, call->arena, body, len, &error)) {
-        gw_call_refuse(call, &error);
+    if (!call->parse.ok) {
+        gw_call_refuse(call, &call->parse.error);
         return;
     }
     read_label(call);
@@ -127,6 +127,49 @@ static void step_parse(struct gw_call *call)
     call->own_events = call->principal.method == GW_AUTH_SESSION || (flag != NULL && len == 1 && flag[0] == '1');
     gw_call_step(call, "parse");
     step_admit(call);
+}
+
+static void on_parsed(void *arg) /* back on the loop */
+{
+    struct gw_call *call = arg;
+
+    call->holds--;
+    free(call->parse.body);
+    call->parse.body = NULL;
+    if (call->done)
+        gw_call_maybe_free(call);
+    else
+        parsed(call);
+}
+
+static void parse_job(void *arg, void *thread_state) /* on a worker */
+{
+    struct gw_call *call = arg;
+
+    (void)thread_state;
+    call->parse.ok = gw_openai_parse_chat(&call->chat, call->arena, call->parse.body, call->parse.len, &call->parse.error);
+    gw_loop_post(call->loop, on_parsed, call);
+}
+
+static void step_parse(struct gw_call *call)
+{
+    size_t len;
+    const char *body = gw_http_body(call->http, &len);
+
+    if (len <= PARSE_INLINE_MAX) {
+        call->parse.ok = gw_openai_parse_chat(&call->chat, call->arena, body, len, &call->parse.error);
+        parsed(call);
+        return;
+    }
+    call->parse.body = base_memdup0(body, len); /* the client may leave, and take its own along */
+    call->parse.len = len;
+    call->holds++;
+    if (base_workers_submit(call->app->workers, parse_job, call) != BASE_OK) {
+        call->holds--;
+        free(call->parse.body);
+        call->parse.body = NULL;
+        refuse(call, GW_API_ENGINE_BUSY);
+    }
 }
 
 /* ---- identify ---- */

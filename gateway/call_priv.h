@@ -37,7 +37,13 @@ struct gw_call {
     struct gw_principal principal;
     const char *roles[GW_ROLES_MAX];
     char pseudonym[AUD_PSEUDONYM_MAX];
-    /* parse */
+    /* parse: chat and this are a worker's between its start and its message back */
+    struct {
+        char *body; /* the worker's own */
+        size_t len;
+        bool ok;
+        struct gw_api_error error;
+    } parse;
     struct gw_chat chat;
     bool own_events; /* the client understands `event: gatehouse` */
     /* admit */

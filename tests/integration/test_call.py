@@ -189,6 +189,7 @@ def test_parse__refusals(gw):
         (dict(base, chat_template="{{ evil }}"), "unknown_field"), (dict(base, priority=9), "unknown_field"),
         ({**base, "é" * 200: 1}, "unknown_field"), (b'{"model":"demo","messages":[{"role":"user","content":"hi"}],"temperature":1e999}', "invalid_json"),
         (dict(base, seed=1 << 64), "invalid_json"), (b'{"model":"demo","messages":[{"role":"user","content":"hi"}],"top_p":NaN}', "invalid_json"),
+        (b'{"model":"demo","messages":[{"role":"user","content":"' + b"x" * 200000 + b'"}]', "invalid_json"),
         (b'\xef\xbb\xbf{"model":"demo","messages":[{"role":"user","content":"hi"}]}', "invalid_json"),
         (b'{"model":"demo","messages":[{"role":"user","content":"hi"}],"metadata":[' + b"[]," * 200000 + b"[]]}", "invalid_json"),
     ]
@@ -572,9 +573,9 @@ def test_cancel__while_the_workers_are_busy(gw):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         busy = [pool.submit(gw.chat, keys["employee"], long, model="external-only") for _ in range(4)]
         time.sleep(0.3)
-        for _ in range(8):
+        for i in range(12):
             connection = gw.connection()
-            body = {"model": "demo", "messages": [{"role": "user", "content": "hello"}], "stop": ["zzz"]}
+            body = {"model": "demo", "messages": [{"role": "user", "content": "hello " * (1 if i % 2 else 100000)}], "stop": ["zzz"]}
             connection.request("POST", "/v1/chat/completions", json.dumps(body), {"authorization": f"Bearer {keys['employee']}"})
             time.sleep(0.05)
             connection.close()
