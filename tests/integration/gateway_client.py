@@ -144,6 +144,13 @@ class TestStack(stacks.Stack):
             time.sleep(0.05)
         raise AssertionError("the journal was not shipped in time")
 
+    def wait_idle(self, timeout=10):
+        """Until no call is in flight and the engine rests."""
+        deadline = time.monotonic() + timeout
+        while sum(map(self.metric, ("gatehouse_requests_in_flight", "gatehouse_engine_running", "gatehouse_engine_waiting"))) > 0:
+            tap.check(time.monotonic() < deadline, "calls go on that should have ended")
+            time.sleep(0.05)
+
     def metric(self, name):
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
         connection.request("GET", "/metrics")

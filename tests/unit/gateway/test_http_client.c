@@ -36,7 +36,8 @@ static enum base_code on_data(const char *bytes, size_t n, void *user)
     return BASE_OK;
 }
 
-static void on_done(enum base_code rc, int status, unsigned retry_after_s, const struct base_err *err, void *user)
+static void on_done(enum base_code rc, int status, unsigned retry_after_s, const struct base_err *err,
+                    void *user)
 {
     atomic_store(&done_code, rc);
     atomic_fetch_add(&steps, 1);
