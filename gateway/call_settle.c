@@ -149,6 +149,8 @@ static void count(const struct gw_call *call)
 
 static void log_line(const struct gw_call *call)
 {
+    uint64_t seq = call->intent_recorded ? call->intent_seq : 0; /* until then it is the audit thread's */
+
     base_log(BASE_LOG_INFO, "call", call->status, LOG_STR("request_id", call->request_id), LOG_STR("principal", call->pseudonym),
              LOG_STR("auth_method", gw_auth_method_name(call->principal.method)), LOG_STR("key_id", call->principal.credential_id),
              LOG_STR("api", API), LOG_STR("model", call->model_label),
@@ -158,7 +160,7 @@ static void log_line(const struct gw_call *call)
              LOG_INT("in_tokens", call->usage.prompt_tokens), LOG_INT("out_tokens", call->usage.completion_tokens),
              LOG_INT("released_bytes", call->answer.sent),
              LOG_INT("ttft_us", call->answer.first_text_us > 0 ? call->answer.first_text_us - call->arrived_us : 0),
-             LOG_INT("total_us", base_mono_us() - call->arrived_us), LOG_INT("audit_seq", call->intent_recorded ? call->intent_seq : 0)); /* until then the audit thread's */
+             LOG_INT("total_us", base_mono_us() - call->arrived_us), LOG_INT("audit_seq", seq));
 }
 
 void gw_call_end(struct gw_call *call, const char *status, const char *error_code)
