@@ -111,6 +111,8 @@ static void cpu_close(struct eng_device *dev)
         return;
     eng_pool_free(dev->pool);
     act_free(&dev->act);
+    if (dev->ids != NULL)
+        base_wipe(dev->ids, dev->options.max_tokens * sizeof(*dev->ids));
     free(dev->ids);
     free(dev->positions);
     free(dev->sequences);

@@ -2,6 +2,7 @@
 #include "engine/sampler.h"
 
 #include "base/mem.h"
+#include "base/secret.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -76,6 +77,10 @@ void eng_sampler_free(struct eng_sampler *s)
 {
     if (s == NULL)
         return;
+    if (s->seen != NULL) /* the words of prompt and answer, if not their order */
+        base_wipe(s->seen, s->n_tokens * sizeof(*s->seen));
+    if (s->counts != NULL)
+        base_wipe(s->counts, s->n_tokens * sizeof(*s->counts));
     free(s->seen);
     free(s->counts);
     free(s->candidates);
