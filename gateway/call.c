@@ -497,6 +497,13 @@ static void step_record(struct gw_call *call)
     if (rc == BASE_OK)
         return;
     call->holds--;
+    if (rc == BASE_TOO_LARGE) { /* waiting would not help: what is escaped is up to six times as long */
+        struct gw_api_error error;
+
+        gw_api_fail(&error, GW_API_INVALID_VALUE, "messages", "The messages are too long to be recorded, so they are not sent.");
+        gw_call_refuse(call, &error);
+        return;
+    }
     base_log_err(BASE_LOG_ERROR, "audit.refused", gw_http_request_id(call->http), &err);
     refuse(call, GW_API_AUDIT_UNAVAILABLE);
 }

@@ -366,6 +366,13 @@ def test_inspect__long_text_is_scanned_by_a_worker_and_all_of_it(gw):
     equal(len(gw.mock_requests()), before + 1)
 
 
+@case
+def test_record__what_cannot_be_recorded_is_not_sent(gw):
+    before = len(gw.mock_requests())
+    refused(gw.chat(keys["employee"], "<" * (3 << 20), model="external-only"), 400, "invalid_value", "messages")
+    equal(len(gw.mock_requests()), before)
+
+
 # ---- providers ----
 
 
