@@ -284,7 +284,7 @@ static enum base_code submit_prompt(struct engine_call *call, const struct eng_p
     atomic_fetch_add_explicit(&call->refs, 1, memory_order_relaxed); /* the engine's, until its last event */
     rc = eng_submit(gw_engine_get(call->backend->engine), &submit, &request, err);
     if (rc != BASE_OK) {
-        call_unref(call);
+        atomic_fetch_sub_explicit(&call->refs, 1, memory_order_relaxed); /* never the last: the worker still has its own */
         return rc;
     }
     pthread_mutex_lock(&call->lock);

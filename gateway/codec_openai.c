@@ -658,9 +658,10 @@ void gw_openai_put_finish(struct base_buf *out, const struct gw_openai_answer *a
 
 static void put_usage(struct base_buf *out, uint64_t prompt_tokens, uint64_t completion_tokens)
 {
+    const uint64_t total = prompt_tokens + completion_tokens;
+
     base_buf_printf(out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu}",
-                    (unsigned long long)prompt_tokens, (unsigned long long)completion_tokens,
-                    (unsigned long long)(prompt_tokens + completion_tokens));
+                    (unsigned long long)prompt_tokens, (unsigned long long)completion_tokens, (unsigned long long)total);
 }
 
 void gw_openai_put_usage(struct base_buf *out, const struct gw_openai_answer *answer, uint64_t prompt_tokens,
