@@ -41,11 +41,11 @@ static const char key_help[] = "Usage: gatehouse key create --owner NAME --role 
                                "is reachable, and stays revoked.\n";
 
 static const char link_help[] =
-    "Usage: gatehouse admin-link --url ORIGIN [--subject NAME] [--json]\n"
+    "Usage: gatehouse admin-link [--url ORIGIN] [--subject NAME] [--json]\n"
     "\n"
     "Prints a link that signs an administrator in: once, within 15 minutes.\n"
     "\n"
-    "  --url ORIGIN    how browsers reach the gateway, for example https://localhost:8443\n"
+    "  --url ORIGIN    how browsers reach the gateway. Default: public_url of the configuration\n"
     "  --subject NAME  who is signed in; stands in every audit record. Default: admin\n"
     "  --json          machine-readable output\n";
 
@@ -563,8 +563,10 @@ int gw_cli_admin_link_main(int argc, char **argv, const struct gw_cli_identity_o
     if (run.args.key_id != NULL || run.args.owner != NULL || run.args.n_roles > 0 || run.args.label != NULL ||
         run.args.expires != NULL)
         return usage(&run, "unknown argument for `admin-link`", run.args.key_id);
+    if (run.args.url == NULL)
+        run.args.url = options->public_url;
     if (run.args.url == NULL || !gw_origin_valid(run.args.url))
-        return usage(&run, "--url is needed: scheme, host and port alone, like https://localhost:8443", NULL);
+        return usage(&run, "--url is no origin: scheme, host and port alone, like https://localhost:8443", NULL);
     subject = run.args.subject != NULL ? run.args.subject : "admin";
     if (!text_ok(subject, GW_SUBJECT_MAX - 1))
         return usage(&run, "--subject has 1 to 255 bytes without control characters", NULL);

@@ -146,6 +146,7 @@ static int command_identity(int argc, char **argv, const struct gw_config *confi
     if (config != NULL) {
         options.dsn = config->store_dsn;
         options.pepper_file = config->pepper_file;
+        options.public_url = config->public_url;
     }
     return strcmp(argv[0], "key") == 0 ? gw_cli_key_main(argc, argv, &options) : gw_cli_admin_link_main(argc, argv, &options);
 }
