@@ -203,13 +203,13 @@ static void pack_groups(void *arg, unsigned thread, uint32_t begin, uint32_t end
         eng_cpu_pack(w->type, job->data, w->rows, w->cols, g, w->packed + g * w->group_bytes);
 }
 
-/* Kernels that pack need the rows as they are for look-ups alone; the others need nothing else. */
+/* One copy: packed where it is multiplied by kernels that pack, else as it is. */
 static bool copy_weight(struct eng_device *dev, struct eng_weight *w, const struct eng_weight_data *data)
 {
     uint32_t n_groups = (w->rows + ENG_LANES - 1) / ENG_LANES;
     bool packs = w->rows > 0 && dev->kernels->packs && (data->uses & ENG_USE_MATMUL) != 0;
 
-    if (!packs || (data->uses & ENG_USE_ROWS) != 0) {
+    if (!packs) {
         w->raw_bytes = (w->rows > 0 ? w->rows : 1) * eng_row_bytes(w->type, w->cols);
         w->raw = map_bytes(w->raw_bytes);
         if (w->raw == NULL)
@@ -384,9 +384,16 @@ static void embed_rows(void *arg, unsigned thread, uint32_t begin, uint32_t end)
     const struct embed_job *job = arg;
     const struct eng_weight *w = job->w;
 
-    for (uint32_t t = begin; t < end; t++)
-        eng_dequant(w->type, w->raw + (uint32_t)job->ids[t] * eng_row_bytes(w->type, w->cols),
-                    job->out + (size_t)t * w->cols, w->cols);
+    for (uint32_t t = begin; t < end; t++) {
+        uint32_t row = (uint32_t)job->ids[t];
+        float *out = job->out + (size_t)t * w->cols;
+
+        if (w->raw != NULL)
+            eng_dequant(w->type, w->raw + row * eng_row_bytes(w->type, w->cols), out, w->cols);
+        else
+            eng_cpu_unpack_row(w->type, w->packed + row / ENG_LANES * w->group_bytes, w->cols,
+                               row % ENG_LANES, out);
+    }
 }
 
 static void cpu_embed(struct eng_device *dev, const struct eng_weight *w, struct eng_buf *out)

@@ -18,7 +18,7 @@
 struct eng_weight {
     enum eng_type type;
     uint32_t rows, cols;
-    uint8_t *raw; /* rows as in the file; NULL: not needed beside `packed` */
+    uint8_t *raw; /* rows as in the file; NULL: packed */
     size_t raw_bytes;
     uint8_t *packed;    /* NULL: kernels read raw */
     size_t group_bytes; /* packed bytes of 16 rows */
@@ -81,6 +81,9 @@ size_t eng_cpu_group_bytes(enum eng_type type, uint32_t cols);
 /* Packs rows [16 * group, 16 * group + 16); rows past the end are zero. */
 void eng_cpu_pack(enum eng_type type, const uint8_t *raw, uint32_t rows, uint32_t cols, uint32_t group,
                   uint8_t *dst);
+
+/* One row of a packed group (lane: its number modulo 16) to float32: the bits of eng_dequant. */
+void eng_cpu_unpack_row(enum eng_type type, const uint8_t *group, uint32_t cols, uint32_t lane, float *out);
 
 /* Header and bit sizes of the packed block formats, see kernels_cpu_pack.c. */
 struct eng_cpu_format {

@@ -175,3 +175,83 @@ void eng_cpu_pack(enum eng_type type, const uint8_t *raw, uint32_t rows, uint32_
         dst += f.header_bytes + (size_t)(f.span / 32u) * f.bits_bytes;
     }
 }
+
+/* The other way: one row's 32 codes. */
+static void get_codes(uint32_t bits, uint32_t lane, const uint8_t *run, uint8_t codes[32])
+{
+    uint32_t word[8], in[8] = {0}, n_in = bits == 8 ? 8 : bits == 6 ? 6 : bits == 5 ? 5 : 4;
+
+    for (uint32_t g = 0; g < n_in; g++)
+        memcpy(&in[g], run + 64 * g + 4 * lane, 4);
+    for (uint32_t g = 0; g < 8; g++) {
+        word[g] = bits == 8 ? in[g] : in[g % 4] >> 4 * (g / 4) & 0x0f0f0f0f;
+        if (bits == 5)
+            word[g] |= (in[4] >> g & 0x01010101) << 4;
+        if (bits == 6)
+            word[g] |= (in[4 + g / 4] >> 2 * (g % 4) & 0x03030303) << 4;
+    }
+    memcpy(codes, word, sizeof(word));
+}
+
+static float header_f16(const uint8_t *header, uint32_t i)
+{
+    uint16_t h;
+
+    memcpy(&h, header + 2 * i, sizeof(h));
+    return eng_f16_to_f32(h);
+}
+
+/* What the codes of run `run` mean: the arithmetic of quant.c, so that the bits are the same. */
+static void run_values(enum eng_type type, const uint8_t *header, uint32_t lane, uint32_t run,
+                       const uint8_t codes[32], float out[32])
+{
+    const float d = header_f16(header, lane),
+                m = type == ENG_Q4_1 || type == ENG_Q5_1 || type == ENG_Q4_K || type == ENG_Q5_K
+                        ? header_f16(header, L + lane)
+                        : 0;
+    const uint8_t *scales = header + 4 * L + L * run + lane;
+
+    switch (type) {
+    case ENG_Q8_0:
+    case ENG_Q4_0:
+    case ENG_Q5_0:
+        for (int i = 0; i < 32; i++)
+            out[i] = (float)(codes[i] - (type == ENG_Q8_0 ? 128 : type == ENG_Q4_0 ? 8 : 16)) * d;
+        return;
+    case ENG_Q4_1:
+    case ENG_Q5_1:
+        for (int i = 0; i < 32; i++)
+            out[i] = (float)codes[i] * d + m;
+        return;
+    case ENG_Q4_K:
+    case ENG_Q5_K:
+        for (int i = 0; i < 32; i++)
+            out[i] = d * (float)scales[0] * (float)codes[i] - m * (float)scales[8 * L];
+        return;
+    default: /* Q6_K */
+        for (uint32_t i = 0; i < 32; i++)
+            out[i] =
+                d * (float)(int8_t)header[2 * L + L * (2 * run + i / 16) + lane] * (float)(codes[i] - 32);
+        return;
+    }
+}
+
+void eng_cpu_unpack_row(enum eng_type type, const uint8_t *group, uint32_t cols, uint32_t lane, float *out)
+{
+    struct eng_cpu_format f = eng_cpu_format(type);
+
+    if (f.span == 1) {
+        for (uint32_t c = 0; c < cols; c++)
+            eng_dequant(type, group + ((size_t)c * L + lane) * (f.bits_bytes / L), &out[c], 1);
+        return;
+    }
+    for (uint32_t unit = 0; unit < cols / f.span; unit++) {
+        for (uint32_t run = 0; run < f.span / 32u; run++, out += 32) {
+            uint8_t codes[32];
+
+            get_codes(f.bits, lane, group + f.header_bytes + run * f.bits_bytes, codes);
+            run_values(type, group, lane, run, codes, out);
+        }
+        group += f.header_bytes + (size_t)(f.span / 32u) * f.bits_bytes;
+    }
+}

@@ -364,6 +364,51 @@ static void test_matmul__exact_on_integers(void)
     }
 }
 
+/* A shared embedding is held packed alone: looking up its rows must give what the file's blocks say. */
+static void test_embed__same_bits_from_packed_rows(void)
+{
+    uint64_t seed = 11;
+
+    for (size_t t = 0; t < BASE_ARRAY_LEN(all_types); t++) {
+        enum { ROWS = 37, COLS = 512 };
+        size_t bytes;
+        auto_free uint8_t *data = gw_weights(all_types[t], ROWS, COLS, 1, &seed, &bytes);
+        auto_free float *want = base_alloc(ROWS * COLS * sizeof(float)),
+                        *got = base_alloc(ROWS * COLS * sizeof(float));
+        int32_t ids[ROWS];
+        uint32_t zeros[ROWS] = {0};
+
+        eng_dequant(all_types[t], data, want, ROWS * COLS);
+        for (int32_t i = 0; i < ROWS; i++)
+            ids[i] = i;
+        for (size_t k = 0; k < BASE_ARRAY_LEN(all_kernels); k++) {
+            const struct eng_ops *ops = eng_ops_cpu(all_kernels[k]);
+            struct eng_device_options o = {
+                .n_threads = 2, .max_tokens = ROWS, .max_context = 16, .max_sequences = 1};
+            struct eng_weight_data wd = {all_types[t],   ROWS, COLS, ENG_USE_MATMUL | ENG_USE_ROWS,
+                                         ENG_SPLIT_NONE, data};
+            struct eng_step step = {ROWS, ids, zeros, zeros, 1, 1, zeros, 0, NULL};
+            struct eng_device *dev;
+            struct eng_weight *w;
+            struct eng_buf *out;
+            struct base_err err;
+
+            if (ops == NULL)
+                continue;
+            CHECK_RC(ops->open(&dev, &o, &err), BASE_OK, &err);
+            CHECK_RC(ops->weight_new(dev, &wd, &w, &err), BASE_OK, &err);
+            CHECK_RC(ops->buf_new(dev, ROWS * COLS, &out, &err), BASE_OK, &err);
+            ops->step_begin(dev, &step);
+            ops->embed(dev, w, out);
+            ops->buf_read(dev, out, 0, got, ROWS * COLS);
+            CHECK(memcmp(got, want, ROWS * COLS * sizeof(float)) == 0);
+            ops->buf_free(dev, out);
+            ops->weight_free(dev, w);
+            ops->close(dev);
+        }
+    }
+}
+
 struct pool_job {
     _Atomic uint32_t hits[1000];
     _Atomic uint32_t threads_seen;
@@ -500,6 +545,7 @@ static const struct tap_case cases[] = {
     CASE(test_matmul__exact_on_integers),
     CASE(test_graph_step__odd_sizes_against_float64),
     CASE(test_graph_step__every_type_against_float64),
+    CASE(test_embed__same_bits_from_packed_rows),
     CASE(test_eng_pool_run__every_item_once),
     CASE(test_eng_kvcache__accounting),
     CASE(test_eng_kvcache__wiped_on_release),
