@@ -34,7 +34,8 @@ void base_buf_reset(struct base_buf *buf);
 enum base_code base_buf_append(struct base_buf *buf, const void *bytes, size_t n);
 enum base_code base_buf_append_str(struct base_buf *buf, const char *s);
 enum base_code base_buf_append_char(struct base_buf *buf, char c);
-enum base_code base_buf_printf(struct base_buf *buf, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+enum base_code base_buf_printf(struct base_buf *buf, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 /* A JSON string literal with its quotes. `s` must be valid UTF-8; control bytes, quote, backslash, U+2028/9 and '<' are
  * escaped, so that the text is safe inside an SSE line and inside HTML. */
 enum base_code base_buf_append_json(struct base_buf *buf, const char *s, size_t n);

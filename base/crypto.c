@@ -47,7 +47,8 @@ void base_sha256_finish(struct base_sha256 *sha, unsigned char out[BASE_SHA256_B
     EVP_MD_CTX_free((EVP_MD_CTX *)sha);
 }
 
-void base_hmac_sha256(const void *key, size_t key_len, const void *data, size_t n, unsigned char out[BASE_SHA256_BYTES])
+void base_hmac_sha256(const void *key, size_t key_len, const void *data, size_t n,
+                      unsigned char out[BASE_SHA256_BYTES])
 {
     unsigned len = 0;
 
@@ -55,9 +56,9 @@ void base_hmac_sha256(const void *key, size_t key_len, const void *data, size_t 
          len == BASE_SHA256_BYTES);
 }
 
-void base_gcm_seal(const unsigned char key[BASE_GCM_KEY_BYTES], const unsigned char nonce[BASE_GCM_NONCE_BYTES],
-                   const void *aad, size_t aad_len, const void *in, size_t n, void *out,
-                   unsigned char tag[BASE_GCM_TAG_BYTES])
+void base_gcm_seal(const unsigned char key[BASE_GCM_KEY_BYTES],
+                   const unsigned char nonce[BASE_GCM_NONCE_BYTES], const void *aad, size_t aad_len,
+                   const void *in, size_t n, void *out, unsigned char tag[BASE_GCM_TAG_BYTES])
 {
     EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
     int len;
@@ -73,9 +74,9 @@ void base_gcm_seal(const unsigned char key[BASE_GCM_KEY_BYTES], const unsigned c
     EVP_CIPHER_CTX_free(ctx);
 }
 
-enum base_code base_gcm_open(const unsigned char key[BASE_GCM_KEY_BYTES], const unsigned char nonce[BASE_GCM_NONCE_BYTES],
-                             const void *aad, size_t aad_len, const void *in, size_t n, void *out,
-                             const unsigned char tag[BASE_GCM_TAG_BYTES])
+enum base_code base_gcm_open(const unsigned char key[BASE_GCM_KEY_BYTES],
+                             const unsigned char nonce[BASE_GCM_NONCE_BYTES], const void *aad, size_t aad_len,
+                             const void *in, size_t n, void *out, const unsigned char tag[BASE_GCM_TAG_BYTES])
 {
     EVP_CIPHER_CTX *ctx = EVP_CIPHER_CTX_new();
     unsigned char expected[BASE_GCM_TAG_BYTES];

@@ -15,8 +15,8 @@
 
 enum base_code {
     BASE_OK = 0,
-    BASE_INVALID,     /* the input is malformed or outside its allowed range */
-    BASE_TOO_LARGE,   /* the input or the result passes a named limit */
+    BASE_INVALID,   /* the input is malformed or outside its allowed range */
+    BASE_TOO_LARGE, /* the input or the result passes a named limit */
     BASE_NOT_FOUND,
     BASE_DENIED,      /* known and refused */
     BASE_EXISTS,      /* would collide with something that is there */
@@ -27,8 +27,8 @@ enum base_code {
     BASE_CORRUPT,     /* stored bytes do not verify */
     BASE_UNSUPPORTED, /* well formed, but a kind that this build does not do */
     BASE_CANCELLED,
-    BASE_NO_MEMORY,   /* an allocation whose size the input chose was refused */
-    BASE_INTERNAL     /* our own bug, caught */
+    BASE_NO_MEMORY, /* an allocation whose size the input chose was refused */
+    BASE_INTERNAL   /* our own bug, caught */
 };
 
 /* `detail` is for operators: it never holds a prompt, an answer, a token or a key. */

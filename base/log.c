@@ -48,7 +48,8 @@ void base_log_fields(enum base_log_level level, const char *event, const char *m
     if (log_fd < 0 || level < log_least)
         return;
     base_rfc3339(base_wall_us(), ts);
-    base_buf_printf(&line, "{\"ts\":\"%s\",\"level\":\"%s\",\"event\":\"%s\",\"msg\":", ts, names[level], event);
+    base_buf_printf(&line, "{\"ts\":\"%s\",\"level\":\"%s\",\"event\":\"%s\",\"msg\":", ts, names[level],
+                    event);
     append_str(&line, msg);
     for (; fields->key != NULL && !line.failed; fields++) {
         size_t before = line.len;

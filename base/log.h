@@ -23,17 +23,19 @@ struct base_log_field {
     int64_t num;
 };
 
-#define LOG_STR(k, v) ((struct base_log_field){.key = (k), .kind = BASE_LOG_STR, .str = (v)})
-#define LOG_INT(k, v) ((struct base_log_field){.key = (k), .kind = BASE_LOG_INT, .num = (int64_t)(v)})
+#define LOG_STR(k, v)  ((struct base_log_field){.key = (k), .kind = BASE_LOG_STR, .str = (v)})
+#define LOG_INT(k, v)  ((struct base_log_field){.key = (k), .kind = BASE_LOG_INT, .num = (int64_t)(v)})
 #define LOG_BOOL(k, v) ((struct base_log_field){.key = (k), .kind = BASE_LOG_BOOL, .num = (v)})
 
 /* Before threads start. fd -1 silences. */
 void base_log_init(int fd, enum base_log_level least);
 
-void base_log_fields(enum base_log_level level, const char *event, const char *msg, const struct base_log_field *fields);
+void base_log_fields(enum base_log_level level, const char *event, const char *msg,
+                     const struct base_log_field *fields);
 /* base_log(BASE_LOG_INFO, "policy.loaded", "policy is active", LOG_STR("hash", h), LOG_INT("roles", n)); */
-#define base_log(level, event, msg, ...)                                                                          \
-    base_log_fields(level, event, msg, (const struct base_log_field[]){__VA_ARGS__ __VA_OPT__(, ){.key = NULL}})
+#define base_log(level, event, msg, ...) \
+    base_log_fields(level, event, msg,   \
+                    (const struct base_log_field[]){__VA_ARGS__ __VA_OPT__(, ){.key = NULL}})
 /* The same with an error's code and detail as fields. */
 void base_log_err(enum base_log_level level, const char *event, const char *msg, const struct base_err *err);
 

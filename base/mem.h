@@ -37,19 +37,19 @@ static inline void base_free_cleanup(void *pp)
 }
 #define auto_free __attribute__((cleanup(base_free_cleanup)))
 
-#define BASE_AUTO(type, destroy)                                                                                  \
-    static inline void destroy##_cleanup(type *pp)                                                                \
-    {                                                                                                             \
-        if (*pp != NULL)                                                                                          \
-            destroy(*pp);                                                                                         \
+#define BASE_AUTO(type, destroy)                   \
+    static inline void destroy##_cleanup(type *pp) \
+    {                                              \
+        if (*pp != NULL)                           \
+            destroy(*pp);                          \
     }
 
 /* Moves a pointer out of a scope-cleaned variable. */
-#define TAKE(p)                                                                                                   \
-    ({                                                                                                            \
-        __typeof__(p) taken_ = (p);                                                                               \
-        (p) = NULL;                                                                                               \
-        taken_;                                                                                                   \
+#define TAKE(p)                     \
+    ({                              \
+        __typeof__(p) taken_ = (p); \
+        (p) = NULL;                 \
+        taken_;                     \
     })
 
 #endif

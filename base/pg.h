@@ -18,7 +18,7 @@ struct base_pg;
 
 /* Does not connect yet. timeout_ms bounds connecting and each call. */
 struct base_pg *base_pg_new(const char *dsn, unsigned timeout_ms);
-void base_pg_free(struct base_pg *pg); /* NULL is allowed */
+void base_pg_free(struct base_pg *pg);                                    /* NULL is allowed */
 enum base_code base_pg_connect(struct base_pg *pg, struct base_err *err); /* a no-op when connected */
 bool base_pg_connected(const struct base_pg *pg);
 void base_pg_disconnect(struct base_pg *pg);
@@ -29,8 +29,8 @@ struct base_pg_param {
     size_t len;
     bool binary;
 };
-#define PG_TEXT(s)      ((struct base_pg_param){.data = (s)})
-#define PG_BYTES(p, n)  ((struct base_pg_param){.data = (p), .len = (n), .binary = true})
+#define PG_TEXT(s)     ((struct base_pg_param){.data = (s)})
+#define PG_BYTES(p, n) ((struct base_pg_param){.data = (p), .len = (n), .binary = true})
 
 /* Rows of a result. Values are text, bytea in Postgres' hex form decoded by base_pg_bytes. */
 struct base_pg_rows;
@@ -38,14 +38,15 @@ void base_pg_rows_free(struct base_pg_rows *rows); /* NULL is allowed */
 unsigned base_pg_n_rows(const struct base_pg_rows *rows);
 /* NULL for SQL NULL. Borrowed for the rows' life. */
 const char *base_pg_text(const struct base_pg_rows *rows, unsigned row, unsigned column);
-int64_t base_pg_int(const struct base_pg_rows *rows, unsigned row, unsigned column); /* 0 for NULL or no number */
+int64_t base_pg_int(const struct base_pg_rows *rows, unsigned row,
+                    unsigned column); /* 0 for NULL or no number */
 /* An owned copy (free()); NULL for SQL NULL or a value that is no bytea. */
 unsigned char *base_pg_bytes(const struct base_pg_rows *rows, unsigned row, unsigned column, size_t *ret_n);
 
 /* One statement. ret_rows may be NULL. BASE_UNAVAILABLE, BASE_TIMEOUT, BASE_EXISTS (unique violation), BASE_DENIED (privilege),
  * BASE_INVALID (any other SQL error; detail has SQLSTATE and the server's primary message). */
-enum base_code base_pg_exec(struct base_pg *pg, const char *sql, const struct base_pg_param *params, unsigned n_params,
-                            struct base_pg_rows **ret_rows, struct base_err *err);
+enum base_code base_pg_exec(struct base_pg *pg, const char *sql, const struct base_pg_param *params,
+                            unsigned n_params, struct base_pg_rows **ret_rows, struct base_err *err);
 /* Several statements without parameters (migrations); all or nothing when it begins a transaction itself. */
 enum base_code base_pg_script(struct base_pg *pg, const char *sql, struct base_err *err);
 

@@ -77,10 +77,12 @@ enum base_code base_secret_read_file(struct base_secret **ret_secret, const char
     if (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode))
         rc = base_fail(err, BASE_INVALID, 0, "secret file %s is not a regular file", path);
     else if ((st.st_mode & 077) != 0)
-        rc = base_fail(err, BASE_DENIED, 0, "secret file %s is open to others (mode %04o): run chmod 600 on it", path,
+        rc = base_fail(err, BASE_DENIED, 0,
+                       "secret file %s is open to others (mode %04o): run chmod 600 on it", path,
                        (unsigned)st.st_mode & 07777u);
     else if (st.st_size > (off_t)BASE_SECRET_MAX)
-        rc = base_fail(err, BASE_TOO_LARGE, 0, "secret file %s is larger than %u bytes", path, BASE_SECRET_MAX);
+        rc = base_fail(err, BASE_TOO_LARGE, 0, "secret file %s is larger than %u bytes", path,
+                       BASE_SECRET_MAX);
     else if (st.st_size == 0)
         rc = base_fail(err, BASE_INVALID, 0, "secret file %s is empty", path);
     else {
@@ -102,9 +104,11 @@ enum base_code base_secret_read_key_file(struct base_secret **ret_key, const cha
 
     if (rc != BASE_OK)
         return rc;
-    if (base_hex_decode((const char *)text->bytes, text->len, key, sizeof(key), &n) != BASE_OK || n != sizeof(key)) {
+    if (base_hex_decode((const char *)text->bytes, text->len, key, sizeof(key), &n) != BASE_OK ||
+        n != sizeof(key)) {
         base_wipe(key, sizeof(key));
-        return base_fail(err, BASE_INVALID, 0, "key file %s must hold 64 hexadecimal digits: openssl rand -hex 32 makes one", path);
+        return base_fail(err, BASE_INVALID, 0,
+                         "key file %s must hold 64 hexadecimal digits: openssl rand -hex 32 makes one", path);
     }
     *ret_key = base_secret_new(key, sizeof(key));
     base_wipe(key, sizeof(key));

@@ -20,7 +20,8 @@ struct base_secret *base_secret_new(const void *bytes, size_t n); /* n <= BASE_S
  * single newline at the end is dropped. */
 enum base_code base_secret_read_file(struct base_secret **ret_secret, const char *path, struct base_err *err);
 /* A 32-byte key written as 64 hexadecimal digits (`openssl rand -hex 32`), with the same checks; anything else is BASE_INVALID. */
-enum base_code base_secret_read_key_file(struct base_secret **ret_key, const char *path, struct base_err *err);
+enum base_code base_secret_read_key_file(struct base_secret **ret_key, const char *path,
+                                         struct base_err *err);
 void base_secret_free(struct base_secret *secret); /* wipes; NULL is allowed */
 
 const unsigned char *base_secret_bytes(const struct base_secret *secret);

@@ -160,7 +160,8 @@ size_t base_b64url_encode(const void *bytes, size_t n, char *out)
 
     for (size_t i = 0; i < n; i += 3) {
         size_t left = n - i;
-        uint32_t v = (uint32_t)p[i] << 16 | (left > 1 ? (uint32_t)p[i + 1] << 8 : 0) | (left > 2 ? p[i + 2] : 0);
+        uint32_t v =
+            (uint32_t)p[i] << 16 | (left > 1 ? (uint32_t)p[i + 1] << 8 : 0) | (left > 2 ? p[i + 2] : 0);
 
         out[len++] = alphabet[v >> 18];
         out[len++] = alphabet[v >> 12 & 63];

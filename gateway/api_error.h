@@ -46,10 +46,10 @@ enum gw_api_code {
 /* A refusal with what varies: the sentence may carry a field's name or figures, never text from a prompt. */
 struct gw_api_error {
     enum gw_api_code code;
-    char param[64];    /* "" is sent as null */
-    char message[384]; /* "" takes the table's sentence */
+    char param[64];         /* "" is sent as null */
+    char message[384];      /* "" takes the table's sentence */
     unsigned retry_after_s; /* 0: none */
-    const char *allow;      /* METHOD_NOT_ALLOWED: the methods that are, for the Allow header (RFC 9110, 15.5.6) */
+    const char *allow; /* METHOD_NOT_ALLOWED: the methods that are, for the Allow header (RFC 9110, 15.5.6) */
 };
 
 int gw_api_status(enum gw_api_code code);

@@ -27,6 +27,7 @@ bool gw_apikey_parse(const char *text, size_t len, char ret_id[GW_APIKEY_ID_LEN 
 bool gw_apikey_id_valid(const char *id);
 
 /* What is stored and looked up: HMAC-SHA-256 under the pepper, which is not in the database. */
-void gw_apikey_hash(const struct base_secret *pepper, const char key[GW_APIKEY_LEN], unsigned char out[BASE_SHA256_BYTES]);
+void gw_apikey_hash(const struct base_secret *pepper, const char key[GW_APIKEY_LEN],
+                    unsigned char out[BASE_SHA256_BYTES]);
 
 #endif

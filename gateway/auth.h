@@ -34,18 +34,20 @@ const char *gw_auth_result_code(enum gw_auth_result result);   /* "invalid_api_k
 /* Records an event of identity in the audit ("link.use", "link.refuse", "session.start", "session.end"). Called on a loop; must not
  * block. who->method is GW_AUTH_NONE when nobody was identified; target names the session or is "". False: it could not be recorded;
  * a sign-in is then taken back and answered 503. */
-typedef bool gw_auth_record_fn(const char *action, const struct gw_principal *who, const char *target, void *user);
+typedef bool gw_auth_record_fn(const char *action, const struct gw_principal *who, const char *target,
+                               void *user);
 
 struct gw_auth_options {
     struct gw_store *store;
-    const struct base_secret *key_pepper;  /* HMAC key for API keys, session tokens and links; 32 bytes */
-    const char *public_origin;             /* "https://localhost:8443": what Origin must be */
+    const struct base_secret *key_pepper; /* HMAC key for API keys, session tokens and links; 32 bytes */
+    const char *public_origin;            /* "https://localhost:8443": what Origin must be */
     unsigned session_idle_s, session_absolute_s;
-    gw_auth_record_fn *record;             /* NULL: events are dropped (tests) */
+    gw_auth_record_fn *record; /* NULL: events are dropped (tests) */
     void *record_user;
 };
 /* BASE_INVALID: a pepper shorter than 32 bytes, an origin that is no "scheme://host[:port]". Nothing is copied but the origin. */
-enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_options *options, struct base_err *err);
+enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_options *options,
+                           struct base_err *err);
 void gw_auth_free(struct gw_auth *auth);
 
 /* Calls done exactly once on the request's loop, possibly before returning (API keys: always; sessions: when verified moments ago).
@@ -54,7 +56,8 @@ void gw_auth_free(struct gw_auth *auth);
  * then not called. The handle is dead once done ran. */
 typedef void gw_identified_fn(enum gw_auth_result result, const struct gw_principal *principal, void *user);
 struct gw_auth_pending;
-struct gw_auth_pending *gw_auth_identify(struct gw_auth *auth, struct gw_http *http, gw_identified_fn *done, void *user);
+struct gw_auth_pending *gw_auth_identify(struct gw_auth *auth, struct gw_http *http, gw_identified_fn *done,
+                                         void *user);
 void gw_auth_forget(struct gw_auth_pending *pending); /* NULL is allowed */
 
 /* The page's endpoints, handed over by the router with the whole request:

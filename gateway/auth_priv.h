@@ -11,7 +11,12 @@ struct gw_auth {
     char origin[GW_ORIGIN_MAX];
 };
 
-enum gw_credential_kind { GW_CREDENTIAL_NONE = 0, GW_CREDENTIAL_KEY, GW_CREDENTIAL_COOKIE, GW_CREDENTIAL_AMBIGUOUS };
+enum gw_credential_kind {
+    GW_CREDENTIAL_NONE = 0,
+    GW_CREDENTIAL_KEY,
+    GW_CREDENTIAL_COOKIE,
+    GW_CREDENTIAL_AMBIGUOUS
+};
 struct gw_credential {
     enum gw_credential_kind kind;
     const char *text; /* borrowed from the request */
@@ -21,7 +26,8 @@ struct gw_credential {
 struct gw_credential gw_auth_credential(struct gw_http *http);
 
 /* The cookie's checks that need no store: GW_AUTH_OK, GW_AUTH_SESSION_ENDED, GW_AUTH_CSRF. */
-enum gw_auth_result gw_auth_check_cookie(const struct gw_auth *auth, struct gw_http *http, const struct gw_credential *cookie);
+enum gw_auth_result gw_auth_check_cookie(const struct gw_auth *auth, struct gw_http *http,
+                                         const struct gw_credential *cookie);
 /* form: see gw_origin_ours. */
 bool gw_auth_origin_ours(const struct gw_auth *auth, struct gw_http *http, bool form);
 /* The result for what the store said of a session. */

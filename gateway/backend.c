@@ -6,7 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-static enum base_code open_provider(struct gw_backend *backend, const struct pol_backend *settings, struct base_err *err)
+static enum base_code open_provider(struct gw_backend *backend, const struct pol_backend *settings,
+                                    struct base_err *err)
 {
     static const char path[] = "/chat/completions";
     size_t n = strlen(settings->base_url);
@@ -26,8 +27,8 @@ static enum base_code open_provider(struct gw_backend *backend, const struct pol
     return base_secret_read_file(&backend->api_key, settings->api_key_file, err);
 }
 
-enum base_code gw_backend_open(struct gw_backend **ret_backend, const struct pol_backend *settings, const struct gw_backend *old,
-                               struct base_err *err)
+enum base_code gw_backend_open(struct gw_backend **ret_backend, const struct pol_backend *settings,
+                               const struct gw_backend *old, struct base_err *err)
 {
     struct gw_backend *backend = base_zalloc(sizeof(*backend));
     enum base_code rc;

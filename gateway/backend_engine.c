@@ -38,7 +38,8 @@ struct engine_call {
     struct gw_backend *backend;
     struct gw_loop *loop;
     struct base_arena *arena; /* keeps alive what the chat points to */
-    struct gw_chat chat;      /* a copy: the owner's is gone once it has cancelled, and a worker may only then come to it */
+    struct gw_chat
+        chat; /* a copy: the owner's is gone once it has cancelled, and a worker may only then come to it */
     uint32_t max_tokens;
     uint64_t cache_tag, seed;
     gw_backend_event_fn *on_event;
@@ -179,12 +180,16 @@ static void deliver_soon(struct engine_call *call)
     gw_loop_post(call->loop, deliver, call);
 }
 
-static void end_with_error(struct engine_call *call, enum gw_api_code code, bool try_next, const struct base_err *err)
+static void end_with_error(struct engine_call *call, enum gw_api_code code, bool try_next,
+                           const struct base_err *err)
 {
     pthread_mutex_lock(&call->lock);
     call->err = *err;
-    call->last = (struct gw_backend_event){
-        .kind = GW_BACKEND_ERROR, .code = code, .try_next = try_next, .err = &call->err, .retry_after_s = try_next ? 1 : 0};
+    call->last = (struct gw_backend_event){.kind = GW_BACKEND_ERROR,
+                                           .code = code,
+                                           .try_next = try_next,
+                                           .err = &call->err,
+                                           .retry_after_s = try_next ? 1 : 0};
     call->ended = true;
     deliver_soon(call);
     pthread_mutex_unlock(&call->lock);
@@ -201,16 +206,20 @@ static void on_engine_event(const struct eng_event *event, void *user)
     case ENG_EVENT_START: call->started = true; break;
     case ENG_EVENT_TEXT: base_buf_append(&call->pending, event->text, event->text_len); break;
     case ENG_EVENT_FINISH:
-        if (event->finish == ENG_FINISH_CANCELLED) /* not by the owner, who hears nothing more: the engine is closing */
-            call->last = (struct gw_backend_event){.kind = GW_BACKEND_ERROR, .code = GW_API_SHUTTING_DOWN, .err = &call->err};
+        if (event->finish ==
+            ENG_FINISH_CANCELLED) /* not by the owner, who hears nothing more: the engine is closing */
+            call->last = (struct gw_backend_event){
+                .kind = GW_BACKEND_ERROR, .code = GW_API_SHUTTING_DOWN, .err = &call->err};
         else
             call->last = (struct gw_backend_event){
-                .kind = GW_BACKEND_FINISH, .finish_reason = event->finish == ENG_FINISH_LENGTH ? "length" : "stop"};
+                .kind = GW_BACKEND_FINISH,
+                .finish_reason = event->finish == ENG_FINISH_LENGTH ? "length" : "stop"};
         break;
     case ENG_EVENT_ERROR:
         if (event->err != NULL)
             call->err = *event->err;
-        call->last = (struct gw_backend_event){.kind = GW_BACKEND_ERROR, .code = GW_API_UPSTREAM_BROKEN, .err = &call->err};
+        call->last = (struct gw_backend_event){
+            .kind = GW_BACKEND_ERROR, .code = GW_API_UPSTREAM_BROKEN, .err = &call->err};
         break;
     }
     if (last) {
@@ -237,7 +246,9 @@ static struct eng_sampling sampling_of(const struct engine_call *call)
     return (struct eng_sampling){
         .temperature = or_default(chat->has_temperature, chat->temperature, 0.7f),
         .top_p = or_default(chat->has_top_p && chat->top_p > 0, chat->top_p, 1.0f),
-        .top_k = chat->has_top_p && chat->top_p <= 0 ? 1 : chat->has_top_k ? chat->top_k : 0,
+        .top_k = chat->has_top_p && chat->top_p <= 0 ? 1
+                 : chat->has_top_k                   ? chat->top_k
+                                                     : 0,
         .min_p = or_default(chat->has_min_p && chat->min_p < 1, chat->min_p, 0.0f),
         .repetition_penalty = or_default(chat->has_repetition_penalty, chat->repetition_penalty, 1.0f),
         .presence_penalty = or_default(chat->has_presence_penalty, chat->presence_penalty, 0.0f),
@@ -246,7 +257,8 @@ static struct eng_sampling sampling_of(const struct engine_call *call)
     };
 }
 
-static enum base_code make_prompt(struct engine_call *call, struct eng_prompt **ret_prompt, struct base_err *err)
+static enum base_code make_prompt(struct engine_call *call, struct eng_prompt **ret_prompt,
+                                  struct base_err *err)
 {
     const struct gw_chat *chat = &call->chat;
     struct eng_message *messages = base_try_zarray(chat->n_messages, sizeof(*messages));
@@ -263,7 +275,8 @@ static enum base_code make_prompt(struct engine_call *call, struct eng_prompt **
     return rc;
 }
 
-static enum base_code submit_prompt(struct engine_call *call, const struct eng_prompt *prompt, struct base_err *err)
+static enum base_code submit_prompt(struct engine_call *call, const struct eng_prompt *prompt,
+                                    struct base_err *err)
 {
     const char *stop[GW_CHAT_STOP_MAX];
     struct eng_submit submit = {
@@ -284,7 +297,8 @@ static enum base_code submit_prompt(struct engine_call *call, const struct eng_p
     atomic_fetch_add_explicit(&call->refs, 1, memory_order_relaxed); /* the engine's, until its last event */
     rc = eng_submit(gw_engine_get(call->backend->engine), &submit, &request, err);
     if (rc != BASE_OK) {
-        atomic_fetch_sub_explicit(&call->refs, 1, memory_order_relaxed); /* never the last: the worker still has its own */
+        atomic_fetch_sub_explicit(&call->refs, 1,
+                                  memory_order_relaxed); /* never the last: the worker still has its own */
         return rc;
     }
     pthread_mutex_lock(&call->lock);
@@ -319,7 +333,8 @@ static void prepare(void *arg, void *thread_state)
         rc = submit_prompt(call, prompt, &err);
     eng_prompt_free(prompt);
     if (rc == BASE_TOO_LARGE)
-        end_with_error(call, GW_API_CONTEXT_LENGTH_EXCEEDED, true, &err); /* the next route may have a longer context */
+        end_with_error(call, GW_API_CONTEXT_LENGTH_EXCEEDED, true,
+                       &err); /* the next route may have a longer context */
     else if (rc == BASE_FULL)
         end_with_error(call, GW_API_ENGINE_BUSY, true, &err);
     else if (rc == BASE_INVALID)

@@ -15,7 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ANSWER_BYTES_MAX (64u << 20) /* of one answer's stream, framing included */
+#define ANSWER_BYTES_MAX  (64u << 20) /* of one answer's stream, framing included */
 #define REQUEST_BYTES_MAX (64u << 20)
 
 struct provider_call {
@@ -130,7 +130,8 @@ static const char *known_finish(const char *reason)
     return "stop";
 }
 
-static void error_event(const struct provider_call *call, enum base_code rc, int status, struct gw_backend_event *event)
+static void error_event(const struct provider_call *call, enum base_code rc, int status,
+                        struct gw_backend_event *event)
 {
     event->kind = GW_BACKEND_ERROR;
     event->try_next = !call->started;
@@ -143,13 +144,16 @@ static void error_event(const struct provider_call *call, enum base_code rc, int
     else if (status == 429 || status >= 500)
         event->code = GW_API_UPSTREAM_UNAVAILABLE;
     else
-        event->code = GW_API_UPSTREAM_REFUSED; /* 4xx: our key or request is wrong there; another route may still do */
+        event->code =
+            GW_API_UPSTREAM_REFUSED; /* 4xx: our key or request is wrong there; another route may still do */
 }
 
-static void on_done(enum base_code rc, int status, unsigned retry_after_s, const struct base_err *http_err, void *user)
+static void on_done(enum base_code rc, int status, unsigned retry_after_s, const struct base_err *http_err,
+                    void *user)
 {
     struct provider_call *call = user;
-    bool whole = rc == BASE_OK && status >= 200 && status <= 299 && call->started && call->finish_reason[0] != '\0';
+    bool whole =
+        rc == BASE_OK && status >= 200 && status <= 299 && call->started && call->finish_reason[0] != '\0';
     struct gw_backend_event event = {.kind = GW_BACKEND_FINISH, .retry_after_s = retry_after_s};
     struct base_err err = {0};
 
@@ -162,9 +166,10 @@ static void on_done(enum base_code rc, int status, unsigned retry_after_s, const
         event.finish_reason = known_finish(call->finish_reason);
     } else {
         error_event(call, rc, status, &event);
-        base_fail(&err, rc != BASE_OK ? rc : BASE_UNAVAILABLE, 0, "provider %s: status %d%s%s%s%s", call->backend->name, status,
-                  call->upstream_error ? ", error event " : "", call->upstream_error ? call->chunk.error_code : "",
-                  rc != BASE_OK ? ", " : "", rc != BASE_OK ? http_err->detail : "");
+        base_fail(&err, rc != BASE_OK ? rc : BASE_UNAVAILABLE, 0, "provider %s: status %d%s%s%s%s",
+                  call->backend->name, status, call->upstream_error ? ", error event " : "",
+                  call->upstream_error ? call->chunk.error_code : "", rc != BASE_OK ? ", " : "",
+                  rc != BASE_OK ? http_err->detail : "");
         event.err = &err;
     }
     call->reporting = true;
@@ -179,7 +184,8 @@ enum base_code gw_provider_submit(struct gw_backend *backend, const struct gw_ba
 {
     auto_buf struct base_buf body = BASE_BUF_INIT(REQUEST_BYTES_MAX);
     struct provider_call *call;
-    enum base_code rc = gw_openai_encode_request(request->chat, request->upstream_model, request->max_tokens, &body);
+    enum base_code rc =
+        gw_openai_encode_request(request->chat, request->upstream_model, request->max_tokens, &body);
 
     if (rc != BASE_OK)
         return base_fail(err, rc, 0, "request for provider %s is too large", backend->name);

@@ -33,9 +33,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CALL_ARENA_MAX      (64u << 20)
-#define PARSE_INLINE_MAX    (64u << 10) /* longer bodies are parsed by a worker */
-#define INSPECT_INLINE_MAX  (64u << 10) /* longer texts are scanned by a worker: 2 ms at the scanner's slowest */
+#define CALL_ARENA_MAX   (64u << 20)
+#define PARSE_INLINE_MAX (64u << 10) /* longer bodies are parsed by a worker */
+#define INSPECT_INLINE_MAX \
+    (64u << 10) /* longer texts are scanned by a worker: 2 ms at the scanner's slowest */
 
 static void step_admit(struct gw_call *call);
 static void step_inspect(struct gw_call *call);
@@ -124,7 +125,8 @@ static void parsed(struct gw_call *call)
     }
     read_label(call);
     flag = gw_http_header(call->http, "x-gatehouse-events", &len);
-    call->own_events = call->principal.method == GW_AUTH_SESSION || (flag != NULL && len == 1 && flag[0] == '1');
+    call->own_events =
+        call->principal.method == GW_AUTH_SESSION || (flag != NULL && len == 1 && flag[0] == '1');
     gw_call_step(call, "parse");
     step_admit(call);
 }
@@ -147,7 +149,8 @@ static void parse_job(void *arg, void *thread_state) /* on a worker */
     struct gw_call *call = arg;
 
     (void)thread_state;
-    call->parse.ok = gw_openai_parse_chat(&call->chat, call->arena, call->parse.body, call->parse.len, &call->parse.error);
+    call->parse.ok =
+        gw_openai_parse_chat(&call->chat, call->arena, call->parse.body, call->parse.len, &call->parse.error);
     gw_loop_post(call->loop, on_parsed, call);
 }
 
@@ -213,10 +216,13 @@ static uint64_t estimate_prompt(const struct gw_chat *chat)
 
 static void count_admission(const struct gw_limit_result *result)
 {
-    const char *dimension = result->dimension == GW_LIMIT_REQUESTS ? "requests" : result->dimension == GW_LIMIT_NONE ? "none" : "tokens";
+    const char *dimension = result->dimension == GW_LIMIT_REQUESTS ? "requests"
+                            : result->dimension == GW_LIMIT_NONE   ? "none"
+                                                                   : "tokens";
     char labels[80];
 
-    snprintf(labels, sizeof(labels), "result=\"%s\",dimension=\"%s\"", result->allowed ? "admitted" : "limited", dimension);
+    snprintf(labels, sizeof(labels), "result=\"%s\",dimension=\"%s\"",
+             result->allowed ? "admitted" : "limited", dimension);
     gw_metric_add(GW_M_ADMISSION, labels, 1);
     if (result->store_away)
         gw_metric_add(GW_M_LIMIT_FAIL_MODE, result->allowed ? "mode=\"open\"" : "mode=\"closed\"", 1);
@@ -242,7 +248,8 @@ static void on_limited(const struct gw_limit_result *result, struct gw_limit_tic
     else if (result->dimension == GW_LIMIT_TOO_LARGE)
         error.code = GW_API_REQUEST_TOO_LARGE_FOR_LIMIT;
     else
-        error.code = result->dimension == GW_LIMIT_TOKENS ? GW_API_RATE_LIMIT_TOKENS : GW_API_RATE_LIMIT_REQUESTS;
+        error.code =
+            result->dimension == GW_LIMIT_TOKENS ? GW_API_RATE_LIMIT_TOKENS : GW_API_RATE_LIMIT_REQUESTS;
     error.retry_after_s = result->store_away ? 5 : (unsigned)((result->retry_after_ms + 999) / 1000);
     if (error.retry_after_s == 0 && error.code != GW_API_REQUEST_TOO_LARGE_FOR_LIMIT)
         error.retry_after_s = 1;
@@ -254,8 +261,9 @@ static void step_admit(struct gw_call *call)
     struct gw_limit_request request = {
         .principal = call->pseudonym,
         .limits = &call->limits,
-        .tokens = estimate_prompt(&call->chat) +
-                  (call->chat.max_tokens > 0 ? call->chat.max_tokens : call->app->config->default_reserve_tokens),
+        .tokens =
+            estimate_prompt(&call->chat) +
+            (call->chat.max_tokens > 0 ? call->chat.max_tokens : call->app->config->default_reserve_tokens),
     };
     struct gw_limit_pending *pending;
 
@@ -280,7 +288,8 @@ static enum base_code scan_texts(struct gw_call *call, struct pol_scratch *scrat
 
     for (size_t i = 0; i < gw_chat_n_texts(&call->chat); i++) {
         struct gw_text *text = gw_chat_text(&call->chat, i);
-        enum base_code rc = pol_scan(policy, scratch, text->bytes, text->len, &call->findings[i], &call->inspect_err);
+        enum base_code rc =
+            pol_scan(policy, scratch, text->bytes, text->len, &call->findings[i], &call->inspect_err);
 
         if (rc != BASE_OK)
             return rc;
@@ -309,7 +318,8 @@ static void inspected(struct gw_call *call)
         struct gw_api_error error;
 
         base_log_err(BASE_LOG_WARN, "call.inspect", gw_http_request_id(call->http), &call->inspect_err);
-        gw_api_fail(&error, GW_API_CONTENT_BLOCKED, "messages", "The messages cannot be checked: they hold too many findings.");
+        gw_api_fail(&error, GW_API_CONTENT_BLOCKED, "messages",
+                    "The messages cannot be checked: they hold too many findings.");
         gw_call_refuse(call, &error);
         return;
     }
@@ -408,14 +418,15 @@ static void count_decision(const struct gw_call *call)
     bool allowed = decision->effect == POL_ALLOW;
     char labels[120];
 
-    snprintf(labels, sizeof(labels), "class=\"%s\",effect=\"%s\",reason=\"%s\"", pol_class_name(decision->cls),
-             allowed ? "allow" : "deny", allowed ? "none" : pol_deny_name(decision->deny));
+    snprintf(labels, sizeof(labels), "class=\"%s\",effect=\"%s\",reason=\"%s\"",
+             pol_class_name(decision->cls), allowed ? "allow" : "deny",
+             allowed ? "none" : pol_deny_name(decision->deny));
     gw_metric_add(GW_M_DECISIONS, labels, 1);
     for (int d = 1; d < POL_DETECT_COUNT; d++) {
         if (call->n_found[d] == 0)
             continue;
-        snprintf(labels, sizeof(labels), "direction=\"in\",rule=\"%s\",action=\"%s\"", pol_detector_name((enum pol_detector)d),
-                 pol_action_name(decision->guard.input[d]));
+        snprintf(labels, sizeof(labels), "direction=\"in\",rule=\"%s\",action=\"%s\"",
+                 pol_detector_name((enum pol_detector)d), pol_action_name(decision->guard.input[d]));
         gw_metric_add(GW_M_GUARD_DECISIONS, labels, call->n_found[d]);
     }
 }
@@ -445,10 +456,11 @@ static void denied(struct gw_call *call)
     if (error.code == GW_API_MODEL_NOT_FOUND)
         snprintf(error.param, sizeof(error.param), "model");
     if (error.code == GW_API_CLASS_TOO_HIGH)
-        gw_api_fail(&error, error.code, NULL,
-                    "This request is classified %s (by %s), which is more than this model or your role may take. "
-                    "Choose a model that stays in the house, or ask your administrator.",
-                    pol_class_name(call->decision.cls), call->decision.cls_source);
+        gw_api_fail(
+            &error, error.code, NULL,
+            "This request is classified %s (by %s), which is more than this model or your role may take. "
+            "Choose a model that stays in the house, or ask your administrator.",
+            pol_class_name(call->decision.cls), call->decision.cls_source);
     gw_call_end(call, "denied", gw_api_code_name(error.code));
     if (call->http != NULL)
         gw_call_answer_error(call, &error);
@@ -500,7 +512,8 @@ static void step_record(struct gw_call *call)
     if (rc == BASE_TOO_LARGE) { /* waiting would not help: what is escaped is up to six times as long */
         struct gw_api_error error;
 
-        gw_api_fail(&error, GW_API_INVALID_VALUE, "messages", "The messages are too long to be recorded, so they are not sent.");
+        gw_api_fail(&error, GW_API_INVALID_VALUE, "messages",
+                    "The messages are too long to be recorded, so they are not sent.");
         gw_call_refuse(call, &error);
         return;
     }
@@ -543,7 +556,8 @@ void gw_call_attempt_over(struct gw_call *call, const struct gw_backend_event *e
         call->usage.completion_tokens += event->completion_tokens;
     } else {
         call->usage.completion_tokens += call->usage.pieces;
-        call->usage.estimated += estimate_prompt(&call->chat); /* else long prompts would be free for who leaves early */
+        call->usage.estimated +=
+            estimate_prompt(&call->chat); /* else long prompts would be free for who leaves early */
     }
     call->usage.pieces = 0;
 }
@@ -562,8 +576,10 @@ void gw_call_backend_failed(struct gw_call *call, const struct gw_backend_event 
     call->backend_call = NULL;
     if (event->try_next && try_next(call))
         return;
-    if (error.code == GW_API_CONTEXT_LENGTH_EXCEEDED && event->err != NULL) /* the engine's figures, no text */
-        gw_api_fail(&error, error.code, "messages", "%s. Shorten the conversation or lower max_tokens.", event->err->detail);
+    if (error.code == GW_API_CONTEXT_LENGTH_EXCEEDED &&
+        event->err != NULL) /* the engine's figures, no text */
+        gw_api_fail(&error, error.code, "messages", "%s. Shorten the conversation or lower max_tokens.",
+                    event->err->detail);
     gw_call_refuse(call, &error);
 }
 
@@ -599,13 +615,16 @@ void gw_call_serve(struct gw_call *call)
 
     call->route = &call->decision.routes[call->route_index];
     call->attempts++;
-    request.upstream_model = call->route->upstream_model[0] != '\0' ? call->route->upstream_model : call->chat.model;
+    request.upstream_model =
+        call->route->upstream_model[0] != '\0' ? call->route->upstream_model : call->chat.model;
     if (call->chat.has_seed)
         request.seed = call->chat.seed;
     else
         base_random(&request.seed, sizeof(request.seed));
     if (call->attempts == 1)
-        gw_metric_observe(GW_M_OVERHEAD, call->route->backend->kind == POL_BACKEND_ENGINE ? "route_kind=\"engine\"" : "route_kind=\"provider\"",
+        gw_metric_observe(GW_M_OVERHEAD,
+                          call->route->backend->kind == POL_BACKEND_ENGINE ? "route_kind=\"engine\""
+                                                                           : "route_kind=\"provider\"",
                           (double)(base_mono_us() - call->arrived_us) / 1e6);
     if (call->route->backend->kind == POL_BACKEND_PROVIDER) {
         char labels[48];
@@ -614,10 +633,13 @@ void gw_call_serve(struct gw_call *call)
         gw_metric_add(GW_M_EXTERNAL_REQUESTS, labels, 1);
     }
     gw_call_answer_begin(call);
-    rc = gw_backend_submit(gw_runtime_backend(call->runtime, call->route->backend), &request, &call->backend_call, &err);
+    rc = gw_backend_submit(gw_runtime_backend(call->runtime, call->route->backend), &request,
+                           &call->backend_call, &err);
     if (rc != BASE_OK)
         gw_call_backend_failed(call, &(struct gw_backend_event){.kind = GW_BACKEND_ERROR,
-                                                                .code = rc == BASE_FULL ? GW_API_ENGINE_BUSY : GW_API_UPSTREAM_UNAVAILABLE,
+                                                                .code = rc == BASE_FULL
+                                                                            ? GW_API_ENGINE_BUSY
+                                                                            : GW_API_UPSTREAM_UNAVAILABLE,
                                                                 .try_next = true,
                                                                 .retry_after_s = 1,
                                                                 .err = &err});

@@ -15,9 +15,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define PING_MS       5000u /* promised: at least one line every 10 s */
-#define FRAME_MAX     (32u << 20)
-#define HEADERS_MAX   16u
+#define PING_MS     5000u /* promised: at least one line every 10 s */
+#define FRAME_MAX   (32u << 20)
+#define HEADERS_MAX 16u
 
 void gw_call_answer_init(struct gw_call *call)
 {
@@ -88,7 +88,8 @@ static void add_route(const struct gw_call *call, struct header_list *list)
     add(list, "x-gatehouse-class", pol_class_name(call->decision.cls));
     if (call->route != NULL) {
         add(list, "x-gatehouse-route", call->route->backend->name);
-        add(list, "x-gatehouse-route-kind", call->route->backend->kind == POL_BACKEND_ENGINE ? "engine" : "provider");
+        add(list, "x-gatehouse-route-kind",
+            call->route->backend->kind == POL_BACKEND_ENGINE ? "engine" : "provider");
     }
 }
 
@@ -96,14 +97,16 @@ static void add_route(const struct gw_call *call, struct header_list *list)
 
 static struct gw_openai_answer head_of(const struct gw_call *call)
 {
-    return (struct gw_openai_answer){.id = call->request_id, .created = call->answer.created_s, .model = call->chat.model};
+    return (struct gw_openai_answer){
+        .id = call->request_id, .created = call->answer.created_s, .model = call->chat.model};
 }
 
 /* Sends what the frame holds. False: the client is gone or too slow; the call has ended. */
 static bool flush(struct gw_call *call)
 {
     struct gw_answer *answer = &call->answer;
-    enum base_code rc = answer->frame.failed ? BASE_FULL : gw_http_write(call->http, answer->frame.data, answer->frame.len);
+    enum base_code rc =
+        answer->frame.failed ? BASE_FULL : gw_http_write(call->http, answer->frame.data, answer->frame.len);
 
     base_buf_reset(&answer->frame);
     answer->last_write_ms = gw_loop_now_ms(call->loop);
@@ -121,7 +124,8 @@ static bool flush(struct gw_call *call)
 /* How many spans of each kind are masked by now: in what was asked, and in the answer so far. */
 static void put_masked(const struct gw_call *call, struct base_buf *out)
 {
-    const struct pol_stream_report *report = call->answer.guard != NULL ? pol_stream_report(call->answer.guard) : NULL;
+    const struct pol_stream_report *report =
+        call->answer.guard != NULL ? pol_stream_report(call->answer.guard) : NULL;
     const struct pol_guard *guard = &call->decision.guard;
     const char *comma = "";
 
@@ -147,8 +151,10 @@ static void put_own_event(struct gw_call *call)
 
     if (!call->own_events)
         return;
-    base_buf_printf(out, "event: gatehouse\ndata: {\"request_id\":\"%s\",\"class\":\"%s\",\"class_source\":\"%s\",\"model\":", call->request_id,
-                    pol_class_name(decision->cls), decision->cls_source);
+    base_buf_printf(
+        out,
+        "event: gatehouse\ndata: {\"request_id\":\"%s\",\"class\":\"%s\",\"class_source\":\"%s\",\"model\":",
+        call->request_id, pol_class_name(decision->cls), decision->cls_source);
     base_buf_append_json(out, call->chat.model, strlen(call->chat.model));
     base_buf_printf(out, ",\"route\":\"%s\",\"route_kind\":\"%s\",\"reasons\":[", call->route->backend->name,
                     call->route->backend->kind == POL_BACKEND_ENGINE ? "engine" : "provider");
@@ -195,7 +201,8 @@ void gw_call_answer_begin(struct gw_call *call)
     struct gw_answer *answer = &call->answer;
 
     pol_stream_free(answer->guard);
-    answer->guard = pol_stream_new(gw_runtime_policy(call->runtime), call->loop_state->scratch, &call->decision.guard);
+    answer->guard =
+        pol_stream_new(gw_runtime_policy(call->runtime), call->loop_state->scratch, &call->decision.guard);
     if (call->chat.stream && answer->ping == NULL)
         answer->ping = gw_timer_start(call->loop, PING_MS, on_ping, call);
 }
@@ -205,7 +212,8 @@ void gw_call_answer_started(struct gw_call *call)
     if (!call->chat.stream)
         return;
     if (call->answer.begun && call->own_events)
-        put_own_event(call); /* the stream began while waiting, perhaps with another route: say which it is now */
+        put_own_event(
+            call); /* the stream began while waiting, perhaps with another route: say which it is now */
     begin_stream(call);
     if (call->answer.frame.len > 0)
         flush(call);
@@ -233,8 +241,8 @@ static bool emit(struct gw_call *call)
     if (!call->chat.stream)
         return true;
     begin_stream(call);
-    gw_openai_put_delta(&answer->frame, &head, !answer->first_delta_sent, answer->released.data + from, answer->released.len - from,
-                        call->chat.include_usage);
+    gw_openai_put_delta(&answer->frame, &head, !answer->first_delta_sent, answer->released.data + from,
+                        answer->released.len - from, call->chat.include_usage);
     answer->first_delta_sent = true;
     if (!flush(call))
         return false;
@@ -250,7 +258,8 @@ static void finish_whole(struct gw_call *call, const char *finish_reason)
     struct gw_http *http = call->http;
     struct header_list list = {0};
 
-    gw_openai_put_completion(&answer->frame, &head, answer->released.data != NULL ? answer->released.data : "", answer->released.len,
+    gw_openai_put_completion(&answer->frame, &head,
+                             answer->released.data != NULL ? answer->released.data : "", answer->released.len,
                              finish_reason, call->usage.prompt_tokens, call->usage.completion_tokens);
     if (answer->frame.failed) { /* escaped, it is longer than an answer may be: never half an object */
         gw_call_refuse(call, &(struct gw_api_error){.code = GW_API_UPSTREAM_BROKEN});
@@ -299,8 +308,8 @@ static void count_guard(const struct gw_call *call)
     for (int d = 1; d < POL_DETECT_COUNT; d++) {
         if (report->found[d] == 0)
             continue;
-        snprintf(labels, sizeof(labels), "direction=\"out\",rule=\"%s\",action=\"%s\"", pol_detector_name((enum pol_detector)d),
-                 pol_action_name(call->decision.guard.output[d]));
+        snprintf(labels, sizeof(labels), "direction=\"out\",rule=\"%s\",action=\"%s\"",
+                 pol_detector_name((enum pol_detector)d), pol_action_name(call->decision.guard.output[d]));
         gw_metric_add(GW_M_GUARD_DECISIONS, labels, report->found[d]);
     }
 }

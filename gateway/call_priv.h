@@ -7,17 +7,17 @@
 #include "gateway/chat.h"
 
 struct gw_answer {
-    bool begun;              /* headers are out (streaming) */
-    bool got_text;           /* the backend has sent text: no other route any more */
+    bool begun;    /* headers are out (streaming) */
+    bool got_text; /* the backend has sent text: no other route any more */
     bool first_delta_sent;
-    bool blocked;            /* the guard stopped it */
+    bool blocked; /* the guard stopped it */
     struct pol_stream *guard;
     struct base_buf released; /* all text that the guard let through, in order */
     size_t sent;              /* of it, from the start, what the client was sent */
     struct base_buf frame;    /* working memory for one write */
     struct gw_timer *ping;
     uint64_t last_write_ms;
-    uint64_t first_text_us;   /* 0: none yet */
+    uint64_t first_text_us; /* 0: none yet */
     int64_t created_s;
 };
 
@@ -73,16 +73,17 @@ struct gw_call {
     const struct pol_route *route; /* NULL before serving */
     unsigned attempts;
     struct gw_backend_call *backend_call;
-    bool attempt_open;    /* a backend has the request and has not said FINISH or ERROR */
+    bool attempt_open; /* a backend has the request and has not said FINISH or ERROR */
     struct gw_answer answer;
     struct {
         uint64_t prompt_tokens, completion_tokens;
-        uint64_t pieces;    /* texts of the attempt that is open: a lower bound until the backend says */
-        uint64_t estimated; /* for the limits alone: what the prompt cost where a backend was stopped before it could say */
+        uint64_t pieces; /* texts of the attempt that is open: a lower bound until the backend says */
+        uint64_t
+            estimated; /* for the limits alone: what the prompt cost where a backend was stopped before it could say */
     } usage;
     /* settle */
-    const char *status;       /* "ok", "blocked", "error", "cancelled", "denied", "refused" */
-    const char *error_code;   /* NULL: none */
+    const char *status;     /* "ok", "blocked", "error", "cancelled", "denied", "refused" */
+    const char *error_code; /* NULL: none */
     const char *finish_reason;
 };
 
@@ -99,7 +100,7 @@ void gw_call_attempt_over(struct gw_call *call, const struct gw_backend_event *e
 /* call_answer.c: what the client gets */
 void gw_call_answer_init(struct gw_call *call);
 void gw_call_answer_free(struct gw_call *call);
-void gw_call_answer_begin(struct gw_call *call);   /* before each attempt */
+void gw_call_answer_begin(struct gw_call *call); /* before each attempt */
 void gw_call_answer_started(struct gw_call *call);
 void gw_call_answer_text(struct gw_call *call, const char *text, size_t len);
 void gw_call_answer_finish(struct gw_call *call, const struct gw_backend_event *event);

@@ -21,7 +21,8 @@ static const char *route_kind(const struct gw_call *call)
 /* "card:mask=1,email:tag=2" */
 static void guard_text(const struct gw_call *call, char *out, size_t size)
 {
-    const struct pol_stream_report *report = call->answer.guard != NULL ? pol_stream_report(call->answer.guard) : NULL;
+    const struct pol_stream_report *report =
+        call->answer.guard != NULL ? pol_stream_report(call->answer.guard) : NULL;
     size_t used = 0;
 
     out[0] = '\0';
@@ -47,7 +48,8 @@ static void roles_text(const struct gw_call *call, char *out, size_t size)
 }
 
 /* What intent and outcome have in common. */
-static void fill(const struct gw_call *call, struct aud_record *record, char roles[AUD_TEXT_MAX], char guard[AUD_TEXT_MAX])
+static void fill(const struct gw_call *call, struct aud_record *record, char roles[AUD_TEXT_MAX],
+                 char guard[AUD_TEXT_MAX])
 {
     const struct pol_decision *decision = &call->decision;
     const struct pol_route *route = call->route;
@@ -68,7 +70,9 @@ static void fill(const struct gw_call *call, struct aud_record *record, char rol
         .peer = call->peer,
         .model_asked = call->chat.model,
         .route = route != NULL ? route->backend->name : NULL,
-        .route_kind = route == NULL ? NULL : route->backend->kind == POL_BACKEND_ENGINE ? "engine" : "provider",
+        .route_kind = route == NULL                                ? NULL
+                      : route->backend->kind == POL_BACKEND_ENGINE ? "engine"
+                                                                   : "provider",
         .upstream_model = route != NULL ? route->upstream_model : NULL,
         .policy_hash = pol_hash(gw_runtime_policy(call->runtime)),
         .cls = pol_class_name(decision->cls),
@@ -77,7 +81,8 @@ static void fill(const struct gw_call *call, struct aud_record *record, char rol
         .guard = guard,
         .max_tokens = call->chat.max_tokens,
     };
-    record->n_reasons = (unsigned)(decision->n_reasons < AUD_REASONS_MAX ? decision->n_reasons : AUD_REASONS_MAX);
+    record->n_reasons =
+        (unsigned)(decision->n_reasons < AUD_REASONS_MAX ? decision->n_reasons : AUD_REASONS_MAX);
     for (unsigned i = 0; i < record->n_reasons; i++)
         record->reasons[i] = decision->reasons[i];
 }
@@ -126,24 +131,28 @@ void gw_call_record_outcome(struct gw_call *call)
         record.content_len = answer->sent;
     }
     if (aud_append(call->app->audit, &record, NULL, NULL, &err) != BASE_OK)
-        base_log_err(BASE_LOG_ERROR, "audit.outcome_lost", call->request_id, &err); /* the intent stands without its outcome */
+        base_log_err(BASE_LOG_ERROR, "audit.outcome_lost", call->request_id,
+                     &err); /* the intent stands without its outcome */
 }
 
 static void count(const struct gw_call *call)
 {
     char labels[320];
 
-    snprintf(labels, sizeof(labels), "api=\"%s\",model=\"%s\",route_kind=\"%s\",class=\"%s\",code=\"%s\"", API, call->model_label,
-             route_kind(call), call->decided ? pol_class_name(call->decision.cls) : "none",
+    snprintf(labels, sizeof(labels), "api=\"%s\",model=\"%s\",route_kind=\"%s\",class=\"%s\",code=\"%s\"",
+             API, call->model_label, route_kind(call),
+             call->decided ? pol_class_name(call->decision.cls) : "none",
              call->error_code != NULL ? call->error_code : call->status);
     gw_metric_add(GW_M_REQUESTS, labels, 1);
     snprintf(labels, sizeof(labels), "api=\"%s\",route_kind=\"%s\"", API, route_kind(call));
     gw_metric_observe(GW_M_REQUEST_DURATION, labels, (double)(base_mono_us() - call->arrived_us) / 1e6);
     if (call->route == NULL)
         return;
-    snprintf(labels, sizeof(labels), "model=\"%s\",route_kind=\"%s\",type=\"input\"", call->model_label, route_kind(call));
+    snprintf(labels, sizeof(labels), "model=\"%s\",route_kind=\"%s\",type=\"input\"", call->model_label,
+             route_kind(call));
     gw_metric_add(GW_M_TOKENS, labels, call->usage.prompt_tokens);
-    snprintf(labels, sizeof(labels), "model=\"%s\",route_kind=\"%s\",type=\"output\"", call->model_label, route_kind(call));
+    snprintf(labels, sizeof(labels), "model=\"%s\",route_kind=\"%s\",type=\"output\"", call->model_label,
+             route_kind(call));
     gw_metric_add(GW_M_TOKENS, labels, call->usage.completion_tokens);
 }
 
@@ -151,15 +160,20 @@ static void log_line(const struct gw_call *call)
 {
     uint64_t seq = call->intent_recorded ? call->intent_seq : 0; /* until then it is the audit thread's */
 
-    base_log(BASE_LOG_INFO, "call", call->status, LOG_STR("request_id", call->request_id), LOG_STR("principal", call->pseudonym),
-             LOG_STR("auth_method", gw_auth_method_name(call->principal.method)), LOG_STR("key_id", call->principal.credential_id),
-             LOG_STR("api", API), LOG_STR("model", call->model_label),
-             LOG_STR("backend", call->route != NULL ? call->route->backend->name : ""), LOG_STR("route_kind", route_kind(call)),
+    base_log(BASE_LOG_INFO, "call", call->status, LOG_STR("request_id", call->request_id),
+             LOG_STR("principal", call->pseudonym),
+             LOG_STR("auth_method", gw_auth_method_name(call->principal.method)),
+             LOG_STR("key_id", call->principal.credential_id), LOG_STR("api", API),
+             LOG_STR("model", call->model_label),
+             LOG_STR("backend", call->route != NULL ? call->route->backend->name : ""),
+             LOG_STR("route_kind", route_kind(call)),
              LOG_STR("class", call->decided ? pol_class_name(call->decision.cls) : ""),
-             LOG_STR("error_code", call->error_code != NULL ? call->error_code : ""), LOG_INT("attempts", call->attempts),
-             LOG_INT("in_tokens", call->usage.prompt_tokens), LOG_INT("out_tokens", call->usage.completion_tokens),
+             LOG_STR("error_code", call->error_code != NULL ? call->error_code : ""),
+             LOG_INT("attempts", call->attempts), LOG_INT("in_tokens", call->usage.prompt_tokens),
+             LOG_INT("out_tokens", call->usage.completion_tokens),
              LOG_INT("released_bytes", call->answer.sent),
-             LOG_INT("ttft_us", call->answer.first_text_us > 0 ? call->answer.first_text_us - call->arrived_us : 0),
+             LOG_INT("ttft_us",
+                     call->answer.first_text_us > 0 ? call->answer.first_text_us - call->arrived_us : 0),
              LOG_INT("total_us", base_mono_us() - call->arrived_us), LOG_INT("audit_seq", seq));
 }
 
@@ -176,7 +190,8 @@ void gw_call_end(struct gw_call *call, const char *status, const char *error_cod
     gw_call_answer_stop_timers(call);
     if (call->answer.begun)
         atomic_fetch_sub(&call->loop_state->streams_open, 1);
-    gw_limits_settle(call->ticket, call->usage.prompt_tokens + call->usage.completion_tokens + call->usage.estimated);
+    gw_limits_settle(call->ticket,
+                     call->usage.prompt_tokens + call->usage.completion_tokens + call->usage.estimated);
     call->ticket = NULL;
     if (call->intent_recorded)
         gw_call_record_outcome(call);

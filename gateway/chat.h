@@ -40,8 +40,8 @@ struct gw_chat {
     size_t content_bytes; /* of all texts */
     bool stream, include_usage;
     uint32_t max_tokens; /* 0: not given */
-    bool has_temperature, has_top_p, has_min_p, has_repetition_penalty, has_presence_penalty, has_frequency_penalty, has_seed,
-        has_top_k;
+    bool has_temperature, has_top_p, has_min_p, has_repetition_penalty, has_presence_penalty,
+        has_frequency_penalty, has_seed, has_top_k;
     double temperature, top_p, min_p, repetition_penalty, presence_penalty, frequency_penalty;
     uint32_t top_k;
     uint64_t seed;

@@ -566,7 +566,8 @@ int gw_cli_admin_link_main(int argc, char **argv, const struct gw_cli_identity_o
     if (run.args.url == NULL)
         run.args.url = options->public_url;
     if (run.args.url == NULL || !gw_origin_valid(run.args.url))
-        return usage(&run, "--url is no origin: scheme, host and port alone, like https://localhost:8443", NULL);
+        return usage(&run, "--url is no origin: scheme, host and port alone, like https://localhost:8443",
+                     NULL);
     subject = run.args.subject != NULL ? run.args.subject : "admin";
     if (!text_ok(subject, GW_SUBJECT_MAX - 1))
         return usage(&run, "--subject has 1 to 255 bytes without control characters", NULL);

@@ -100,13 +100,15 @@ static bool join_parts(struct parse *p, json_t *parts, const char *param, struct
     json_t *part;
     char *text;
 
-    json_array_foreach(parts, index, part) {
+    json_array_foreach(parts, index, part)
+    {
         const char *type = json_string_value(json_object_get(part, "type"));
         json_t *content = json_object_get(part, "text");
 
         if (type == NULL || strcmp(type, "text") != 0) {
             gw_api_fail(p->error, GW_API_UNSUPPORTED_FIELD, param,
-                        "Only text parts are taken in %s: images, audio and files are not offered yet.", param);
+                        "Only text parts are taken in %s: images, audio and files are not offered yet.",
+                        param);
             return false;
         }
         if (!json_is_string(content))
@@ -116,7 +118,8 @@ static bool join_parts(struct parse *p, json_t *parts, const char *param, struct
     text = base_arena_alloc(p->arena, total + 1);
     if (text == NULL)
         return fail_value(p, param, "The messages are too long.");
-    json_array_foreach(parts, index, part) {
+    json_array_foreach(parts, index, part)
+    {
         json_t *content = json_object_get(part, "text");
         size_t n = json_string_length(content);
 
@@ -132,7 +135,8 @@ static bool parse_content(struct parse *p, json_t *content, const char *param, s
     if (json_is_array(content) && json_array_size(content) > 0)
         return join_parts(p, content, param, message);
     if (!json_is_string(content))
-        return fail_value(p, param, "A message's content must be a string, or a non-empty list of text parts.");
+        return fail_value(p, param,
+                          "A message's content must be a string, or a non-empty list of text parts.");
     if (!keep_text(p, content, &message->content))
         return fail_value(p, param, "The messages are too long.");
     return true;
@@ -147,10 +151,12 @@ static bool parse_message(struct parse *p, json_t *object, size_t index, struct 
     snprintf(param, sizeof(param), "messages[%zu]", index);
     if (!json_is_object(object))
         return fail_value(p, param, "Each message must be an object with 'role' and 'content'.");
-    json_object_foreach(object, key, value) {
-        bool tool = strcmp(key, "tool_calls") == 0 || strcmp(key, "tool_call_id") == 0 || strcmp(key, "function_call") == 0 ||
-                    strcmp(key, "audio") == 0;
-        bool said = tool || strcmp(key, "refusal") == 0 || strcmp(key, "annotations") == 0; /* of an answer given back as history */
+    json_object_foreach(object, key, value)
+    {
+        bool tool = strcmp(key, "tool_calls") == 0 || strcmp(key, "tool_call_id") == 0 ||
+                    strcmp(key, "function_call") == 0 || strcmp(key, "audio") == 0;
+        bool said = tool || strcmp(key, "refusal") == 0 ||
+                    strcmp(key, "annotations") == 0; /* of an answer given back as history */
 
         if (strcmp(key, "role") == 0 || strcmp(key, "content") == 0 || strcmp(key, "name") == 0 ||
             (said && (json_is_null(value) || (json_is_array(value) && json_array_size(value) == 0))))
@@ -190,7 +196,8 @@ static bool read_messages(struct parse *p, json_t *value)
     chat->messages = base_arena_alloc(p->arena, json_array_size(value) * sizeof(*chat->messages));
     if (chat->messages == NULL)
         return fail_value(p, "messages", "The messages are too long.");
-    json_array_foreach(value, index, object) {
+    json_array_foreach(value, index, object)
+    {
         if (!parse_message(p, object, index, &chat->messages[index]))
             return false;
         chat->content_bytes += chat->messages[index].content.len;
@@ -220,12 +227,14 @@ static bool read_bool(struct parse *p, json_t *value, const char *key, bool *ret
     return true;
 }
 
-static bool read_number(struct parse *p, json_t *value, const char *key, double low, double high, double *ret, bool *has)
+static bool read_number(struct parse *p, json_t *value, const char *key, double low, double high, double *ret,
+                        bool *has)
 {
     double number = json_number_value(value);
 
     if (!json_is_number(value) || !isfinite(number) || number < low || number > high) {
-        gw_api_fail(p->error, GW_API_INVALID_VALUE, key, "'%s' must be a number from %g to %g.", key, low, high);
+        gw_api_fail(p->error, GW_API_INVALID_VALUE, key, "'%s' must be a number from %g to %g.", key, low,
+                    high);
         return false;
     }
     *ret = number;
@@ -233,13 +242,14 @@ static bool read_number(struct parse *p, json_t *value, const char *key, double 
     return true;
 }
 
-static bool read_count(struct parse *p, json_t *value, const char *key, uint64_t low, uint64_t high, uint64_t *ret)
+static bool read_count(struct parse *p, json_t *value, const char *key, uint64_t low, uint64_t high,
+                       uint64_t *ret)
 {
     json_int_t number = json_integer_value(value);
 
     if (!json_is_integer(value) || number < 0 || (uint64_t)number < low || (uint64_t)number > high) {
-        gw_api_fail(p->error, GW_API_INVALID_VALUE, key, "'%s' must be a whole number from %llu to %llu.", key,
-                    (unsigned long long)low, (unsigned long long)high);
+        gw_api_fail(p->error, GW_API_INVALID_VALUE, key, "'%s' must be a whole number from %llu to %llu.",
+                    key, (unsigned long long)low, (unsigned long long)high);
         return false;
     }
     *ret = (uint64_t)number;
@@ -263,7 +273,8 @@ static bool add_stop(struct parse *p, json_t *value)
     size_t n = json_string_length(value);
 
     if (!json_is_string(value) || n == 0 || n > GW_CHAT_STOP_BYTES_MAX || p->chat->n_stop == GW_CHAT_STOP_MAX)
-        return fail_value(p, "stop", "'stop' must be a string of 1 to 256 bytes, or a list of at most 8 of them.");
+        return fail_value(p, "stop",
+                          "'stop' must be a string of 1 to 256 bytes, or a list of at most 8 of them.");
     if (!keep_text(p, value, &p->chat->stop[p->chat->n_stop]))
         return fail_value(p, "stop", "The request is too large.");
     p->chat->n_stop++;
@@ -278,9 +289,7 @@ static bool read_stop(struct parse *p, json_t *value)
 
     if (!json_is_array(value))
         return add_stop(p, value);
-    json_array_foreach(value, index, item)
-        if (!add_stop(p, item))
-            return false;
+    json_array_foreach(value, index, item) if (!add_stop(p, item)) return false;
     return true;
 }
 
@@ -291,12 +300,14 @@ static bool read_stream_options(struct parse *p, json_t *value)
 
     if (!json_is_object(value))
         return fail_value(p, "stream_options", "'stream_options' must be an object.");
-    json_object_foreach(value, key, option) {
+    json_object_foreach(value, key, option)
+    {
         if (strcmp(key, "include_usage") == 0) {
             if (!read_bool(p, option, "stream_options.include_usage", &p->chat->include_usage))
                 return false;
         } else if (strcmp(key, "include_obfuscation") != 0) {
-            gw_api_fail(p->error, GW_API_UNKNOWN_FIELD, "stream_options", "'stream_options' knows include_usage alone.");
+            gw_api_fail(p->error, GW_API_UNKNOWN_FIELD, "stream_options",
+                        "'stream_options' knows include_usage alone.");
             return false;
         }
     }
@@ -304,8 +315,22 @@ static bool read_stream_options(struct parse *p, json_t *value)
 }
 
 enum field {
-    F_MODEL = 1, F_MESSAGES, F_STREAM, F_STREAM_OPTIONS, F_MAX_TOKENS, F_TEMPERATURE, F_TOP_P, F_TOP_K, F_MIN_P,
-    F_REPETITION_PENALTY, F_PRESENCE_PENALTY, F_FREQUENCY_PENALTY, F_SEED, F_STOP, F_N, F_RESPONSE_FORMAT,
+    F_MODEL = 1,
+    F_MESSAGES,
+    F_STREAM,
+    F_STREAM_OPTIONS,
+    F_MAX_TOKENS,
+    F_TEMPERATURE,
+    F_TOP_P,
+    F_TOP_K,
+    F_MIN_P,
+    F_REPETITION_PENALTY,
+    F_PRESENCE_PENALTY,
+    F_FREQUENCY_PENALTY,
+    F_SEED,
+    F_STOP,
+    F_N,
+    F_RESPONSE_FORMAT,
     F_IGNORED,     /* says who asks or how to bill it; identity here comes from the credentials */
     F_UNSUPPORTED, /* allowed only in the value that asks for nothing */
 };
@@ -358,11 +383,13 @@ static bool asks_for_nothing(const char *key, json_t *value)
 {
     if (json_is_false(value) || (json_is_integer(value) && json_integer_value(value) == 0))
         return true;
-    if ((json_is_array(value) && json_array_size(value) == 0) || (json_is_object(value) && json_object_size(value) == 0))
+    if ((json_is_array(value) && json_array_size(value) == 0) ||
+        (json_is_object(value) && json_object_size(value) == 0))
         return true;
     if (json_is_string(value) && strcmp(json_string_value(value), "none") == 0)
         return true;
-    return strcmp(key, "parallel_tool_calls") == 0 && json_is_boolean(value); /* without tools it changes nothing */
+    return strcmp(key, "parallel_tool_calls") == 0 &&
+           json_is_boolean(value); /* without tools it changes nothing */
 }
 
 static bool read_response_format(struct parse *p, json_t *value)
@@ -371,7 +398,8 @@ static bool read_response_format(struct parse *p, json_t *value)
 
     if (type != NULL && strcmp(type, "text") == 0)
         return true;
-    gw_api_fail(p->error, GW_API_UNSUPPORTED_FIELD, "response_format", "Only the response format 'text' is offered yet.");
+    gw_api_fail(p->error, GW_API_UNSUPPORTED_FIELD, "response_format",
+                "Only the response format 'text' is offered yet.");
     return false;
 }
 
@@ -379,7 +407,8 @@ static bool read_n(struct parse *p, json_t *value)
 {
     if (json_is_integer(value) && json_integer_value(value) == 1)
         return true;
-    gw_api_fail(p->error, GW_API_UNSUPPORTED_FIELD, "n", "'n' must be 1: send several requests for several answers.");
+    gw_api_fail(p->error, GW_API_UNSUPPORTED_FIELD, "n",
+                "'n' must be 1: send several requests for several answers.");
     return false;
 }
 
@@ -408,8 +437,10 @@ static bool read_field(struct parse *p, const char *key, enum field field, json_
     case F_MIN_P: return read_number(p, value, key, 0, 1, &chat->min_p, &chat->has_min_p);
     case F_REPETITION_PENALTY:
         return read_number(p, value, key, 0.01, 10, &chat->repetition_penalty, &chat->has_repetition_penalty);
-    case F_PRESENCE_PENALTY: return read_number(p, value, key, -2, 2, &chat->presence_penalty, &chat->has_presence_penalty);
-    case F_FREQUENCY_PENALTY: return read_number(p, value, key, -2, 2, &chat->frequency_penalty, &chat->has_frequency_penalty);
+    case F_PRESENCE_PENALTY:
+        return read_number(p, value, key, -2, 2, &chat->presence_penalty, &chat->has_presence_penalty);
+    case F_FREQUENCY_PENALTY:
+        return read_number(p, value, key, -2, 2, &chat->frequency_penalty, &chat->has_frequency_penalty);
     case F_TOP_K:
         if (!read_count(p, value, key, 0, 1u << 20, &count))
             return false;
@@ -434,7 +465,8 @@ static bool read_all(struct parse *p, json_t *root)
     const char *key;
     json_t *value;
 
-    json_object_foreach(root, key, value) {
+    json_object_foreach(root, key, value)
+    {
         size_t i = 0;
 
         while (i < BASE_ARRAY_LEN(fields) && strcmp(fields[i].key, key) != 0)
@@ -478,7 +510,8 @@ bool gw_openai_parse_chat(struct gw_chat *ret_chat, struct base_arena *arena, co
         return false;
     }
     if (!shape_allowed(body, len)) {
-        gw_api_fail(error, GW_API_INVALID_JSON, NULL, "The JSON is nested deeper than %u levels, or has more than %u values.",
+        gw_api_fail(error, GW_API_INVALID_JSON, NULL,
+                    "The JSON is nested deeper than %u levels, or has more than %u values.",
                     GW_JSON_DEPTH_MAX, GW_JSON_VALUES_MAX);
         return false;
     }
@@ -486,7 +519,8 @@ bool gw_openai_parse_chat(struct gw_chat *ret_chat, struct base_arena *arena, co
     if (root == NULL) {
         /* jansson's text may quote the body: its position is enough */
         gw_api_fail(error, GW_API_INVALID_JSON, NULL, "The body is not valid JSON: %s at line %d, column %d.",
-                    json_error_code(&json_error) == json_error_duplicate_key ? "a key stands twice in one object"
+                    json_error_code(&json_error) == json_error_duplicate_key
+                        ? "a key stands twice in one object"
                     : json_error_code(&json_error) == json_error_invalid_utf8 ? "a text is not valid UTF-8"
                                                                               : "it cannot be read",
                     json_error.line, json_error.column);
@@ -506,7 +540,8 @@ static void put_messages(const struct gw_chat *chat, struct base_buf *out)
     for (size_t i = 0; i < chat->n_messages; i++) {
         const struct gw_message *message = &chat->messages[i];
 
-        base_buf_printf(out, "%s{\"role\":\"%s\",\"content\":", i > 0 ? "," : "", gw_role_name(message->role));
+        base_buf_printf(out, "%s{\"role\":\"%s\",\"content\":", i > 0 ? "," : "",
+                        gw_role_name(message->role));
         base_buf_append_json(out, message->content.bytes, message->content.len);
         base_buf_append_char(out, '}');
     }
@@ -542,8 +577,8 @@ static void put_number(struct base_buf *out, bool has, const char *key, double v
         base_buf_printf(out, ",\"%s\":%.9g", key, value);
 }
 
-enum base_code gw_openai_encode_request(const struct gw_chat *chat, const char *upstream_model, uint32_t max_tokens,
-                                        struct base_buf *out)
+enum base_code gw_openai_encode_request(const struct gw_chat *chat, const char *upstream_model,
+                                        uint32_t max_tokens, struct base_buf *out)
 {
     base_buf_append_str(out, "{\"model\":");
     base_buf_append_json(out, upstream_model, strlen(upstream_model));
@@ -590,7 +625,8 @@ static uint64_t count_of(json_t *object, const char *key)
     return n <= 0 ? 0 : n < (1 << 24) ? (uint64_t)n : 1 << 24;
 }
 
-enum base_code gw_openai_parse_chunk(struct gw_openai_chunk *chunk, const char *data, size_t len, struct base_err *err)
+enum base_code gw_openai_parse_chunk(struct gw_openai_chunk *chunk, const char *data, size_t len,
+                                     struct base_err *err)
 {
     auto_json json_t *root = NULL;
     json_error_t json_error;
@@ -606,7 +642,8 @@ enum base_code gw_openai_parse_chunk(struct gw_openai_chunk *chunk, const char *
     error = json_object_get(root, "error");
     if (error != NULL && !json_is_null(error)) {
         chunk->is_error = true;
-        copy_printable(chunk->error_code, sizeof(chunk->error_code), json_string_value(json_object_get(error, "code")));
+        copy_printable(chunk->error_code, sizeof(chunk->error_code),
+                       json_string_value(json_object_get(error, "code")));
         return BASE_OK;
     }
     choice = json_array_get(json_object_get(root, "choices"), 0);
@@ -629,13 +666,13 @@ enum base_code gw_openai_parse_chunk(struct gw_openai_chunk *chunk, const char *
 
 static void put_head(struct base_buf *out, const struct gw_openai_answer *answer, const char *object)
 {
-    base_buf_printf(out, "{\"id\":\"chatcmpl-%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", answer->id, object,
-                    (long long)answer->created);
+    base_buf_printf(out, "{\"id\":\"chatcmpl-%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", answer->id,
+                    object, (long long)answer->created);
     base_buf_append_json(out, answer->model, strlen(answer->model));
 }
 
-void gw_openai_put_delta(struct base_buf *out, const struct gw_openai_answer *answer, bool first, const char *text, size_t len,
-                         bool include_usage)
+void gw_openai_put_delta(struct base_buf *out, const struct gw_openai_answer *answer, bool first,
+                         const char *text, size_t len, bool include_usage)
 {
     base_buf_append_str(out, "data: ");
     put_head(out, answer, "chat.completion.chunk");
@@ -648,20 +685,23 @@ void gw_openai_put_delta(struct base_buf *out, const struct gw_openai_answer *an
     base_buf_append_str(out, include_usage ? ",\"usage\":null}\n\n" : "}\n\n");
 }
 
-void gw_openai_put_finish(struct base_buf *out, const struct gw_openai_answer *answer, const char *finish_reason, bool include_usage)
+void gw_openai_put_finish(struct base_buf *out, const struct gw_openai_answer *answer,
+                          const char *finish_reason, bool include_usage)
 {
     base_buf_append_str(out, "data: ");
     put_head(out, answer, "chat.completion.chunk");
-    base_buf_printf(out, ",\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"}]%s}\n\n",
-                    finish_reason, include_usage ? ",\"usage\":null" : "");
+    base_buf_printf(
+        out, ",\"choices\":[{\"index\":0,\"delta\":{},\"logprobs\":null,\"finish_reason\":\"%s\"}]%s}\n\n",
+        finish_reason, include_usage ? ",\"usage\":null" : "");
 }
 
 static void put_usage(struct base_buf *out, uint64_t prompt_tokens, uint64_t completion_tokens)
 {
     const uint64_t total = prompt_tokens + completion_tokens;
 
-    base_buf_printf(out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu}",
-                    (unsigned long long)prompt_tokens, (unsigned long long)completion_tokens, (unsigned long long)total);
+    base_buf_printf(
+        out, "\"usage\":{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu}",
+        (unsigned long long)prompt_tokens, (unsigned long long)completion_tokens, (unsigned long long)total);
 }
 
 void gw_openai_put_usage(struct base_buf *out, const struct gw_openai_answer *answer, uint64_t prompt_tokens,
@@ -674,8 +714,9 @@ void gw_openai_put_usage(struct base_buf *out, const struct gw_openai_answer *an
     base_buf_append_str(out, "}\n\n");
 }
 
-void gw_openai_put_completion(struct base_buf *out, const struct gw_openai_answer *answer, const char *text, size_t len,
-                              const char *finish_reason, uint64_t prompt_tokens, uint64_t completion_tokens)
+void gw_openai_put_completion(struct base_buf *out, const struct gw_openai_answer *answer, const char *text,
+                              size_t len, const char *finish_reason, uint64_t prompt_tokens,
+                              uint64_t completion_tokens)
 {
     put_head(out, answer, "chat.completion");
     base_buf_append_str(out, ",\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":");

@@ -19,33 +19,36 @@ bool gw_openai_parse_chat(struct gw_chat *ret_chat, struct base_arena *arena, co
 /* What the audit keeps, as JSON: the messages, and after them {"stop":[...]} when there are stop strings. */
 enum base_code gw_openai_encode_texts(const struct gw_chat *chat, struct base_buf *out);
 /* A streaming request for a provider under its own model name; usage is always asked for. */
-enum base_code gw_openai_encode_request(const struct gw_chat *chat, const char *upstream_model, uint32_t max_tokens,
-                                        struct base_buf *out);
+enum base_code gw_openai_encode_request(const struct gw_chat *chat, const char *upstream_model,
+                                        uint32_t max_tokens, struct base_buf *out);
 
 enum { GW_CHUNK_TEXT_MAX = 1 << 20 };
 /* One data line of a provider's stream. */
 struct gw_openai_chunk {
-    struct base_buf text;      /* appended; the caller's */
-    char finish_reason[24];    /* "" when none; "stop", "length", "content_filter", ... */
+    struct base_buf text;   /* appended; the caller's */
+    char finish_reason[24]; /* "" when none; "stop", "length", "content_filter", ... */
     bool has_usage;
     uint64_t prompt_tokens, completion_tokens;
-    bool is_error;             /* the line was an error object */
-    char error_code[64];       /* printable ASCII, "" when it had none */
+    bool is_error;       /* the line was an error object */
+    char error_code[64]; /* printable ASCII, "" when it had none */
 };
-enum base_code gw_openai_parse_chunk(struct gw_openai_chunk *chunk, const char *data, size_t len, struct base_err *err);
+enum base_code gw_openai_parse_chunk(struct gw_openai_chunk *chunk, const char *data, size_t len,
+                                     struct base_err *err);
 
 struct gw_openai_answer {
-    const char *id;            /* request id; "chatcmpl-" is put before it */
-    int64_t created;           /* Unix seconds */
-    const char *model;         /* as the client asked */
+    const char *id;    /* request id; "chatcmpl-" is put before it */
+    int64_t created;   /* Unix seconds */
+    const char *model; /* as the client asked */
 };
 /* data: {...}\n\n lines. first: with role. */
-void gw_openai_put_delta(struct base_buf *out, const struct gw_openai_answer *answer, bool first, const char *text, size_t len,
-                         bool include_usage);
-void gw_openai_put_finish(struct base_buf *out, const struct gw_openai_answer *answer, const char *finish_reason, bool include_usage);
+void gw_openai_put_delta(struct base_buf *out, const struct gw_openai_answer *answer, bool first,
+                         const char *text, size_t len, bool include_usage);
+void gw_openai_put_finish(struct base_buf *out, const struct gw_openai_answer *answer,
+                          const char *finish_reason, bool include_usage);
 void gw_openai_put_usage(struct base_buf *out, const struct gw_openai_answer *answer, uint64_t prompt_tokens,
                          uint64_t completion_tokens);
-void gw_openai_put_completion(struct base_buf *out, const struct gw_openai_answer *answer, const char *text, size_t len,
-                              const char *finish_reason, uint64_t prompt_tokens, uint64_t completion_tokens);
+void gw_openai_put_completion(struct base_buf *out, const struct gw_openai_answer *answer, const char *text,
+                              size_t len, const char *finish_reason, uint64_t prompt_tokens,
+                              uint64_t completion_tokens);
 
 #endif

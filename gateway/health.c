@@ -21,7 +21,8 @@
 #define PAGE_MAX   (8u << 20)
 #define CHECKS_MAX 32u
 
-static const char starting[] = "{\"ready\":false,\"checks\":[{\"name\":\"start\",\"ok\":false,\"needed\":true,\"reason\":\"still starting\"}]}\n";
+static const char starting[] = "{\"ready\":false,\"checks\":[{\"name\":\"start\",\"ok\":false,\"needed\":"
+                               "true,\"reason\":\"still starting\"}]}\n";
 
 struct check {
     const char *name;
@@ -48,16 +49,19 @@ static unsigned run_checks(struct gw_app *app, struct check *checks)
 
     aud_get_stats(app->audit, &audit);
     gw_store_get_stats(app->store, &store);
-    checks[n++] = (struct check){"audit_journal", audit.writable, true,
-                                 audit.writable ? "records can be written"
-                                                : "the journal takes no records: see its disk and journal_max_bytes"};
+    checks[n++] =
+        (struct check){"audit_journal", audit.writable, true,
+                       audit.writable ? "records can be written"
+                                      : "the journal takes no records: see its disk and journal_max_bytes"};
     checks[n++] = (struct check){"postgres", audit.postgres_up, false,
                                  audit.postgres_up ? "records are shipped" : "away: the journal carries on"};
     checks[n++] = (struct check){"identity", store.ready, true,
-                                 store.ready ? "API keys are known" : "API keys have never been read: Postgres is needed once"};
-    checks[n++] = (struct check){"redis", redis, false,
-                                 redis ? "limits are counted" : "away: each limit's on_store_failure decides"};
-    checks[n++] = (struct check){"certificate", !expired, true, expired ? "has expired: replace it and send SIGHUP" : "valid"};
+                                 store.ready ? "API keys are known"
+                                             : "API keys have never been read: Postgres is needed once"};
+    checks[n++] = (struct check){
+        "redis", redis, false, redis ? "limits are counted" : "away: each limit's on_store_failure decides"};
+    checks[n++] = (struct check){"certificate", !expired, true,
+                                 expired ? "has expired: replace it and send SIGHUP" : "valid"};
     checks[n++] = (struct check){"draining", !draining, true, draining ? "shutting down" : "no"};
     for (size_t i = 0; i < gw_runtime_n_backends(runtime) && n < CHECKS_MAX; i++) {
         struct gw_backend *backend = gw_runtime_backend_at(runtime, i);
@@ -80,10 +84,12 @@ static void send_ready(struct gw_app *app, struct gw_http *http)
         ready = ready && (checks[i].ok || !checks[i].needed);
     base_buf_printf(&body, "{\"ready\":%s,\"checks\":[", ready ? "true" : "false");
     for (unsigned i = 0; i < n; i++)
-        base_buf_printf(&body, "%s{\"name\":\"%s\",\"ok\":%s,\"needed\":%s,\"reason\":\"%s\"}", i > 0 ? "," : "", checks[i].name,
-                        checks[i].ok ? "true" : "false", checks[i].needed ? "true" : "false", checks[i].reason);
+        base_buf_printf(&body, "%s{\"name\":\"%s\",\"ok\":%s,\"needed\":%s,\"reason\":\"%s\"}",
+                        i > 0 ? "," : "", checks[i].name, checks[i].ok ? "true" : "false",
+                        checks[i].needed ? "true" : "false", checks[i].reason);
     base_buf_append_str(&body, "]}\n");
-    gw_http_send(http, ready ? 200 : 503, &(struct gw_header){"content-type", "application/json"}, 1, body.data, body.len);
+    gw_http_send(http, ready ? 200 : 503, &(struct gw_header){"content-type", "application/json"}, 1,
+                 body.data, body.len);
 }
 
 /* ---- metrics ---- */
@@ -94,15 +100,21 @@ static void put_refused(struct base_buf *out, const struct gw_server_stats *s)
         const char *reason;
         uint64_t n;
     } rows[] = {
-        {"connections", s->refused_total_connections}, {"address", s->refused_total_address}, {"rate", s->cut_total_rate},
-        {"headers", s->cut_total_headers},             {"body", s->cut_total_body},           {"slow", s->cut_total_slow},
+        {"connections", s->refused_total_connections},
+        {"address", s->refused_total_address},
+        {"rate", s->cut_total_rate},
+        {"headers", s->cut_total_headers},
+        {"body", s->cut_total_body},
+        {"slow", s->cut_total_slow},
         {"stalled", s->cut_total_stalled},
     };
 
-    base_buf_append_str(out, "# HELP gatehouse_conn_refused_total Connections refused or cut by the connection guard.\n"
-                             "# TYPE gatehouse_conn_refused_total counter\n");
+    base_buf_append_str(
+        out, "# HELP gatehouse_conn_refused_total Connections refused or cut by the connection guard.\n"
+             "# TYPE gatehouse_conn_refused_total counter\n");
     for (size_t i = 0; i < BASE_ARRAY_LEN(rows); i++)
-        base_buf_printf(out, "gatehouse_conn_refused_total{reason=\"%s\"} %llu\n", rows[i].reason, (unsigned long long)rows[i].n);
+        base_buf_printf(out, "gatehouse_conn_refused_total{reason=\"%s\"} %llu\n", rows[i].reason,
+                        (unsigned long long)rows[i].n);
 }
 
 static void put_server(struct base_buf *out, struct gw_app *app)
@@ -115,15 +127,17 @@ static void put_server(struct base_buf *out, struct gw_app *app)
         calls += atomic_load(&app->loops[i].calls_in_flight);
         streams += atomic_load(&app->loops[i].streams_open);
     }
-    gw_metrics_put(out, "gatehouse_requests_in_flight", "gauge", "Calls that have not ended.", NULL, (double)calls);
+    gw_metrics_put(out, "gatehouse_requests_in_flight", "gauge", "Calls that have not ended.", NULL,
+                   (double)calls);
     gw_metrics_put(out, "gatehouse_streams_open", "gauge", "Answers being streamed.", NULL, (double)streams);
     gw_metrics_put(out, "gatehouse_conn_open", "gauge", "Connections.", NULL, (double)s.connections_open);
-    gw_metrics_put(out, "gatehouse_loop_lag_seconds", "gauge", "Longest pause of a loop in the last 10 s.", NULL,
-                   (double)s.loop_lag_us_max / 1e6);
+    gw_metrics_put(out, "gatehouse_loop_lag_seconds", "gauge", "Longest pause of a loop in the last 10 s.",
+                   NULL, (double)s.loop_lag_us_max / 1e6);
     put_refused(out, &s);
-    gw_metrics_put(out, "gatehouse_cert_expiry_timestamp_seconds", "gauge", "When the certificate expires.", "name=\"server\"",
-                   (double)gw_server_cert_not_after(app->server));
-    gw_metrics_put(out, "gatehouse_limit_store_up", "gauge", "Redis answered last.", NULL, any_redis_up(app) ? 1 : 0);
+    gw_metrics_put(out, "gatehouse_cert_expiry_timestamp_seconds", "gauge", "When the certificate expires.",
+                   "name=\"server\"", (double)gw_server_cert_not_after(app->server));
+    gw_metrics_put(out, "gatehouse_limit_store_up", "gauge", "Redis answered last.", NULL,
+                   any_redis_up(app) ? 1 : 0);
 }
 
 static void put_audit(struct base_buf *out, struct gw_app *app)
@@ -131,16 +145,22 @@ static void put_audit(struct base_buf *out, struct gw_app *app)
     struct aud_stats a;
 
     aud_get_stats(app->audit, &a);
-    gw_metrics_put(out, "gatehouse_audit_intents_total", "counter", "Intents made durable.", NULL, (double)a.intents_total);
-    gw_metrics_put(out, "gatehouse_audit_outcomes_total", "counter", "Outcomes made durable.", NULL, (double)a.outcomes_total);
-    gw_metrics_put(out, "gatehouse_audit_fsync_seconds_total", "counter", "Time spent in fdatasync.", NULL, (double)a.fsync_us_total / 1e6);
-    gw_metrics_put(out, "gatehouse_audit_fsyncs_total", "counter", "Calls of fdatasync.", NULL, (double)a.fsyncs_total);
-    gw_metrics_put(out, "gatehouse_audit_journal_bytes", "gauge", "Bytes of the journal.", NULL, (double)a.journal_bytes);
-    gw_metrics_put(out, "gatehouse_audit_journal_limit_bytes", "gauge", "Where the door closes.", NULL, (double)a.journal_limit_bytes);
-    gw_metrics_put(out, "gatehouse_audit_ship_lag_seconds", "gauge", "Age of the oldest record that is not in Postgres.", NULL,
-                   (double)a.ship_lag_us / 1e6);
-    gw_metrics_put(out, "gatehouse_audit_ship_lag_records", "gauge", "Records that are not in Postgres.", NULL,
-                   (double)(a.next_seq - a.shipped_seq));
+    gw_metrics_put(out, "gatehouse_audit_intents_total", "counter", "Intents made durable.", NULL,
+                   (double)a.intents_total);
+    gw_metrics_put(out, "gatehouse_audit_outcomes_total", "counter", "Outcomes made durable.", NULL,
+                   (double)a.outcomes_total);
+    gw_metrics_put(out, "gatehouse_audit_fsync_seconds_total", "counter", "Time spent in fdatasync.", NULL,
+                   (double)a.fsync_us_total / 1e6);
+    gw_metrics_put(out, "gatehouse_audit_fsyncs_total", "counter", "Calls of fdatasync.", NULL,
+                   (double)a.fsyncs_total);
+    gw_metrics_put(out, "gatehouse_audit_journal_bytes", "gauge", "Bytes of the journal.", NULL,
+                   (double)a.journal_bytes);
+    gw_metrics_put(out, "gatehouse_audit_journal_limit_bytes", "gauge", "Where the door closes.", NULL,
+                   (double)a.journal_limit_bytes);
+    gw_metrics_put(out, "gatehouse_audit_ship_lag_seconds", "gauge",
+                   "Age of the oldest record that is not in Postgres.", NULL, (double)a.ship_lag_us / 1e6);
+    gw_metrics_put(out, "gatehouse_audit_ship_lag_records", "gauge", "Records that are not in Postgres.",
+                   NULL, (double)(a.next_seq - a.shipped_seq));
 }
 
 static void put_policy(struct base_buf *out, const struct gw_runtime *runtime)
@@ -179,8 +199,8 @@ static double engine_value(const struct eng_stats *s, size_t row)
 static void put_engines(struct base_buf *out, const struct gw_runtime *runtime)
 {
     for (size_t row = 0; row < BASE_ARRAY_LEN(engine_rows); row++) {
-        base_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", engine_rows[row].name, engine_rows[row].help, engine_rows[row].name,
-                        engine_rows[row].type);
+        base_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n", engine_rows[row].name, engine_rows[row].help,
+                        engine_rows[row].name, engine_rows[row].type);
         for (size_t i = 0; i < gw_runtime_n_backends(runtime); i++) {
             struct gw_backend *backend = gw_runtime_backend_at(runtime, i);
             struct eng *eng = gw_backend_engine(backend);
@@ -209,8 +229,10 @@ static void put_process(struct base_buf *out, struct gw_app *app)
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
     gw_metrics_put(out, "process_resident_memory_bytes", "gauge", "Resident memory.", NULL,
                    (double)resident_pages * (double)sysconf(_SC_PAGESIZE));
-    gw_metrics_put(out, "process_cpu_seconds_total", "counter", "CPU time.", NULL, (double)cpu.tv_sec + (double)cpu.tv_nsec / 1e9);
-    gw_metrics_put(out, "process_start_time_seconds", "gauge", "Start, Unix time.", NULL, (double)app->started_us / 1e6);
+    gw_metrics_put(out, "process_cpu_seconds_total", "counter", "CPU time.", NULL,
+                   (double)cpu.tv_sec + (double)cpu.tv_nsec / 1e9);
+    gw_metrics_put(out, "process_start_time_seconds", "gauge", "Start, Unix time.", NULL,
+                   (double)app->started_us / 1e6);
     gw_metrics_put(out, "gatehouse_build_info", "gauge", "This build.", "version=\"" GH_VERSION "\"", 1);
 }
 
@@ -226,7 +248,8 @@ static void send_metrics(struct gw_app *app, struct gw_http *http)
     put_engines(&body, runtime);
     put_process(&body, app);
     gw_runtime_unref(runtime);
-    gw_http_send(http, 200, &(struct gw_header){"content-type", "text/plain; version=0.0.4; charset=utf-8"}, 1, body.data, body.len);
+    gw_http_send(http, 200, &(struct gw_header){"content-type", "text/plain; version=0.0.4; charset=utf-8"},
+                 1, body.data, body.len);
 }
 
 void gw_health_handle(struct gw_http *http, void *user)
@@ -239,7 +262,8 @@ void gw_health_handle(struct gw_http *http, void *user)
     else if (strcmp(path, "/livez") == 0)
         gw_http_send(http, 200, &(struct gw_header){"content-type", "text/plain"}, 1, "ok\n", 3);
     else if (!atomic_load(&app->serving))
-        gw_http_send(http, 503, &(struct gw_header){"content-type", "application/json"}, 1, starting, sizeof(starting) - 1);
+        gw_http_send(http, 503, &(struct gw_header){"content-type", "application/json"}, 1, starting,
+                     sizeof(starting) - 1);
     else if (strcmp(path, "/readyz") == 0)
         send_ready(app, http);
     else if (strcmp(path, "/metrics") == 0)

@@ -93,7 +93,8 @@ static int on_curl_socket(CURL *easy, curl_socket_t fd, int what, void *user, vo
         client->watches = sw;
         curl_multi_assign(client->multi, fd, sw);
     }
-    gw_watch_set(sw->watch, (what & CURL_POLL_IN ? GW_IO_READ : 0) | (what & CURL_POLL_OUT ? GW_IO_WRITE : 0));
+    gw_watch_set(sw->watch,
+                 (what & CURL_POLL_IN ? GW_IO_READ : 0) | (what & CURL_POLL_OUT ? GW_IO_WRITE : 0));
     return 0;
 }
 
@@ -134,7 +135,8 @@ static void on_deadline(void *user);
 
 static void arm_deadline(struct gw_http_request *request)
 {
-    unsigned ms = request->got_byte ? request->options.idle_timeout_ms : request->options.first_byte_timeout_ms;
+    unsigned ms =
+        request->got_byte ? request->options.idle_timeout_ms : request->options.first_byte_timeout_ms;
 
     gw_timer_stop(request->deadline);
     request->deadline = gw_timer_start(request->client->loop, ms, on_deadline, request);
@@ -203,7 +205,8 @@ static void finish(struct gw_http_request *request, CURLcode curl)
 
     curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &status);
     if (rc != BASE_OK)
-        base_fail(&err, rc, 0, "%s", request->curl_error[0] != '\0' ? request->curl_error : curl_easy_strerror(curl));
+        base_fail(&err, rc, 0, "%s",
+                  request->curl_error[0] != '\0' ? request->curl_error : curl_easy_strerror(curl));
     request_free(request);
     if (!cancelled)
         options.on_done(rc, (int)status, retry_after_s, &err, options.user);
@@ -295,7 +298,9 @@ static void set_options(struct gw_http_request *request)
     curl_easy_setopt(easy, CURLOPT_HEADERDATA, request);
     curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, request->curl_error);
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L); /* a request that ends leaves its resolver thread behind: joining it would hold the loop */
+    curl_easy_setopt(
+        easy, CURLOPT_QUICK_EXIT,
+        1L); /* a request that ends leaves its resolver thread behind: joining it would hold the loop */
     curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "https");
     curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
     curl_easy_setopt(easy, CURLOPT_PROXY, "");
@@ -312,7 +317,8 @@ static void set_options(struct gw_http_request *request)
     curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long)options->total_timeout_ms);
 }
 
-enum base_code gw_http_request_start(struct gw_http_client *client, const struct gw_http_request_options *options,
+enum base_code gw_http_request_start(struct gw_http_client *client,
+                                     const struct gw_http_request_options *options,
                                      struct gw_http_request **ret_request, struct base_err *err)
 {
     struct gw_http_request *request = base_zalloc(sizeof(*request));
@@ -336,7 +342,8 @@ enum base_code gw_http_request_start(struct gw_http_client *client, const struct
     if (options->bearer != NULL)
         add_bearer(request, options->bearer);
     set_options(request);
-    own->url = own->body = own->ca_file = own->accept = NULL; /* borrowed for this call alone; libcurl has its copies */
+    own->url = own->body = own->ca_file = own->accept =
+        NULL; /* borrowed for this call alone; libcurl has its copies */
     own->bearer = NULL;
     request->next = client->requests;
     request->prev = &client->requests;
@@ -354,7 +361,8 @@ void gw_http_request_cancel(struct gw_http_request *request)
     if (request == NULL)
         return;
     if (request->client->driving > 0) {
-        request->cancelled = true; /* inside a callback of libcurl: drive() frees it when libcurl has returned */
+        request->cancelled =
+            true; /* inside a callback of libcurl: drive() frees it when libcurl has returned */
         return;
     }
     request_free(request);

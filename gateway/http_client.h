@@ -24,20 +24,23 @@ void gw_http_client_free(struct gw_http_client *client);
 
 struct gw_http_request_options {
     const char *url;
-    const char *body;                 /* copied */
+    const char *body; /* copied */
     size_t body_len;
     const struct base_secret *bearer; /* NULL: none; only read during start */
     const char *ca_file;              /* NULL: the system's trust store */
     const char *accept;               /* "text/event-stream" */
-    unsigned connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms, total_timeout_ms; /* 0: 5 s, 60 s, 60 s, 600 s */
+    unsigned connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms,
+        total_timeout_ms; /* 0: 5 s, 60 s, 60 s, 600 s */
     /* Bytes of a 2xx answer. Anything but BASE_OK ends the request with that code. */
     enum base_code (*on_data)(const char *bytes, size_t n, void *user);
     /* status 0: none came. rc: BASE_OK when the peer ended the answer cleanly (whatever its status), BASE_TIMEOUT, BASE_UNAVAILABLE (could
      * not connect, TLS refused), BASE_IO (broke off), or what on_data returned. retry_after_s from a refusal's header, 0: none. */
-    void (*on_done)(enum base_code rc, int status, unsigned retry_after_s, const struct base_err *err, void *user);
+    void (*on_done)(enum base_code rc, int status, unsigned retry_after_s, const struct base_err *err,
+                    void *user);
     void *user;
 };
-enum base_code gw_http_request_start(struct gw_http_client *client, const struct gw_http_request_options *options,
+enum base_code gw_http_request_start(struct gw_http_client *client,
+                                     const struct gw_http_request_options *options,
                                      struct gw_http_request **ret_request, struct base_err *err);
 void gw_http_request_cancel(struct gw_http_request *request); /* NULL is allowed */
 

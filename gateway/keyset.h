@@ -24,15 +24,15 @@ enum gw_key_state {
 
 /* From the rows of gw_sql_key_load. Rows that cannot be an identity are left out and counted. `before` (may be NULL) hands on the
  * times of last use. BASE_NO_MEMORY. */
-enum base_code gw_keyset_build(struct gw_keyset **ret_set, const struct base_pg_rows *rows, struct gw_keyset *before,
-                               unsigned *ret_n_bad, struct base_err *err);
+enum base_code gw_keyset_build(struct gw_keyset **ret_set, const struct base_pg_rows *rows,
+                               struct gw_keyset *before, unsigned *ret_n_bad, struct base_err *err);
 struct gw_keyset *gw_keyset_ref(struct gw_keyset *set);
 void gw_keyset_unref(struct gw_keyset *set); /* NULL is allowed */
 unsigned gw_keyset_count(const struct gw_keyset *set);
 
 /* GOOD fills *ret_principal (method, credential_id, identity; no cache tag) and notes the use. wall_us: now. */
-enum gw_key_state gw_keyset_find(struct gw_keyset *set, const unsigned char hash[BASE_SHA256_BYTES], int64_t wall_us,
-                                 struct gw_principal *ret_principal);
+enum gw_key_state gw_keyset_find(struct gw_keyset *set, const unsigned char hash[BASE_SHA256_BYTES],
+                                 int64_t wall_us, struct gw_principal *ret_principal);
 
 /* Calls each with every key whose last use has not been handed out yet. One thread. each returns false: stop, this one is still owed. */
 typedef bool gw_keyset_used_fn(const char *key_id, int64_t used_s, void *user);

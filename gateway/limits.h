@@ -21,20 +21,26 @@ struct gw_limits;
 /* True for a URL that gw_limits_new takes: "unix:///path", "redis://[[user]:password@]host[:port][/database]". */
 bool gw_limits_url_ok(const char *redis_url);
 /* Keys are prefix:{principal}:model:req and :tok ("gh"; the braces keep both on one node of a cluster). NULL: the URL is none. */
-struct gw_limits *gw_limits_new(struct gw_loop *loop, const char *redis_url, const char *prefix, unsigned timeout_ms);
+struct gw_limits *gw_limits_new(struct gw_loop *loop, const char *redis_url, const char *prefix,
+                                unsigned timeout_ms);
 void gw_limits_free(struct gw_limits *limits);
 
 struct gw_limit_request {
-    const char *principal;   /* pseudonym */
+    const char *principal; /* pseudonym */
     const char *model;
     const struct pol_limits *limits;
-    uint64_t tokens;         /* prompt + max_tokens: what the call may cost at most */
+    uint64_t tokens; /* prompt + max_tokens: what the call may cost at most */
 };
 
 struct gw_limit_result {
     bool allowed;
-    bool store_away;         /* decided by the fail mode */
-    enum { GW_LIMIT_NONE = 0, GW_LIMIT_REQUESTS, GW_LIMIT_TOKENS, GW_LIMIT_TOO_LARGE } dimension; /* what refused; TOO_LARGE: tokens can never fit the burst */
+    bool store_away; /* decided by the fail mode */
+    enum {
+        GW_LIMIT_NONE = 0,
+        GW_LIMIT_REQUESTS,
+        GW_LIMIT_TOKENS,
+        GW_LIMIT_TOO_LARGE
+    } dimension; /* what refused; TOO_LARGE: tokens can never fit the burst */
     uint64_t retry_after_ms;
     uint64_t limit_requests, remaining_requests, reset_requests_ms;
     uint64_t limit_tokens, remaining_tokens, reset_tokens_ms;
@@ -47,7 +53,8 @@ typedef void gw_limited_fn(const struct gw_limit_result *result, struct gw_limit
  * caller owns it. To forget a pending call (client gone) use the returned handle with gw_limits_forget: a reservation that still
  * comes back is then undone. */
 struct gw_limit_pending;
-struct gw_limit_pending *gw_limits_admit(struct gw_limits *limits, const struct gw_limit_request *request, gw_limited_fn *done,
+struct gw_limit_pending *gw_limits_admit(struct gw_limits *limits, const struct gw_limit_request *request,
+                                         gw_limited_fn *done,
                                          void *user); /* NULL when done was already called */
 void gw_limits_forget(struct gw_limit_pending *pending);
 

@@ -18,7 +18,7 @@ struct gw_loop;
 
 typedef void gw_task_fn(void *arg);
 void gw_loop_post(struct gw_loop *loop, gw_task_fn *fn, void *arg);
-unsigned gw_loop_index(const struct gw_loop *loop); /* 0 .. n_threads-1 */
+unsigned gw_loop_index(const struct gw_loop *loop);  /* 0 .. n_threads-1 */
 uint64_t gw_loop_now_ms(const struct gw_loop *loop); /* monotonic, cached per iteration */
 bool gw_loop_is_current(const struct gw_loop *loop);
 

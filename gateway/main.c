@@ -31,7 +31,8 @@ static void usage(FILE *to)
           "  config           list every configuration option (--markdown)\n"
           "  version\n"
           "\n"
-          "Each command has --help. The configuration file is --config, else $GATEHOUSE_CONFIG, else\n" DEFAULT_CONFIG ".\n",
+          "Each command has --help. The configuration file is --config, else $GATEHOUSE_CONFIG, "
+          "else\n" DEFAULT_CONFIG ".\n",
           to);
 }
 
@@ -83,8 +84,9 @@ static void on_event_durable(enum base_code rc, uint64_t seq, void *user)
     *(enum base_code *)user = rc;
 }
 
-static enum base_code append_event(const struct gw_config *config, const char *journal_dir, const char *instance,
-                                   const struct base_secret *kek, const struct base_secret *pseudonym_key, const char *action,
+static enum base_code append_event(const struct gw_config *config, const char *journal_dir,
+                                   const char *instance, const struct base_secret *kek,
+                                   const struct base_secret *pseudonym_key, const char *action,
                                    const char *target, struct base_err *err)
 {
     struct aud *audit = NULL;
@@ -148,7 +150,8 @@ static int command_identity(int argc, char **argv, const struct gw_config *confi
         options.pepper_file = config->pepper_file;
         options.public_url = config->public_url;
     }
-    return strcmp(argv[0], "key") == 0 ? gw_cli_key_main(argc, argv, &options) : gw_cli_admin_link_main(argc, argv, &options);
+    return strcmp(argv[0], "key") == 0 ? gw_cli_key_main(argc, argv, &options)
+                                       : gw_cli_admin_link_main(argc, argv, &options);
 }
 
 static bool wants_help(int argc, char **argv)
@@ -175,7 +178,9 @@ static int configured(int argc, char **argv, const struct gw_config *config)
         return aud_cli_main(argc, argv, &audit);
     }
     if (wants_help(argc, argv)) {
-        printf("gatehouse [--config FILE] %s   takes no other option; docs/configuration.md describes the file\n", argv[0]);
+        printf("gatehouse [--config FILE] %s   takes no other option; docs/configuration.md describes the "
+               "file\n",
+               argv[0]);
         return 0;
     }
     return strcmp(argv[0], "serve") == 0 ? gw_serve(config) : command_migrate(config);
@@ -226,7 +231,8 @@ int main(int argc, char **argv)
         config_file = argv[at + 1];
         at += 2;
     }
-    if (at >= argc || strcmp(argv[at], "help") == 0 || strcmp(argv[at], "--help") == 0 || strcmp(argv[at], "-h") == 0) {
+    if (at >= argc || strcmp(argv[at], "help") == 0 || strcmp(argv[at], "--help") == 0 ||
+        strcmp(argv[at], "-h") == 0) {
         usage(at < argc ? stdout : stderr);
         return at < argc ? 0 : 2;
     }

@@ -22,22 +22,29 @@ struct series {
 };
 
 static const double seconds[] = {.005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 0};
-static const double short_seconds[] = {.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .5, 0};
+static const double short_seconds[] = {.00001, .000025, .00005, .0001, .00025, .0005, .001, .0025,
+                                       .005,   .01,     .025,   .05,   .1,     .5,    0};
 
 static const struct family families[GW_M_COUNT] = {
     [GW_M_REQUESTS] = {"gatehouse_requests_total", "Requests by what became of them.", NULL},
-    [GW_M_REQUEST_DURATION] = {"gatehouse_request_duration_seconds", "Arrival of a request to its last byte.", seconds},
-    [GW_M_OVERHEAD] = {"gatehouse_overhead_seconds", "Arrival of a request to its hand-over to a backend.", short_seconds},
+    [GW_M_REQUEST_DURATION] = {"gatehouse_request_duration_seconds", "Arrival of a request to its last byte.",
+                               seconds},
+    [GW_M_OVERHEAD] = {"gatehouse_overhead_seconds", "Arrival of a request to its hand-over to a backend.",
+                       short_seconds},
     [GW_M_STEP] = {"gatehouse_step_seconds", "Duration of each step of a call.", short_seconds},
-    [GW_M_TTFT] = {"gatehouse_ttft_seconds", "Arrival of a request to the first text of its answer.", seconds},
+    [GW_M_TTFT] = {"gatehouse_ttft_seconds", "Arrival of a request to the first text of its answer.",
+                   seconds},
     [GW_M_TOKENS] = {"gatehouse_tokens_total", "Tokens read and written.", NULL},
     [GW_M_ADMISSION] = {"gatehouse_admission_total", "Limit checks by result.", NULL},
-    [GW_M_LIMIT_FAIL_MODE] = {"gatehouse_limit_fail_mode_total", "Requests decided by a limit's failure mode.", NULL},
+    [GW_M_LIMIT_FAIL_MODE] = {"gatehouse_limit_fail_mode_total",
+                              "Requests decided by a limit's failure mode.", NULL},
     [GW_M_DECISIONS] = {"gatehouse_decisions_total", "Policy decisions.", NULL},
-    [GW_M_EXTERNAL_REQUESTS] = {"gatehouse_external_requests_total", "Requests handed to external providers.", NULL},
+    [GW_M_EXTERNAL_REQUESTS] = {"gatehouse_external_requests_total", "Requests handed to external providers.",
+                                NULL},
     [GW_M_GUARD_DECISIONS] = {"gatehouse_guard_decisions_total", "What the guard found and did.", NULL},
     [GW_M_ATTEMPTS] = {"gatehouse_provider_attempts_total", "Attempts at backends by result.", NULL},
-    [GW_M_FAILOVER] = {"gatehouse_failover_total", "Calls that went on to a next route, by the backend that failed.", NULL},
+    [GW_M_FAILOVER] = {"gatehouse_failover_total",
+                       "Calls that went on to a next route, by the backend that failed.", NULL},
     [GW_M_LOGINS] = {"gatehouse_logins_total", "Sign-ins.", NULL},
     [GW_M_RELOAD] = {"gatehouse_reload_total", "Reloads of policy and certificate.", NULL},
 };
@@ -112,12 +119,13 @@ static void put_histogram(struct base_buf *out, const struct family *family, con
 
     for (unsigned i = 0; family->buckets[i] > 0; i++) {
         below += series->in_bucket[i];
-        base_buf_printf(out, "%s_bucket{%s%sle=\"%g\"} %llu\n", family->name, series->labels, comma, family->buckets[i],
-                        (unsigned long long)below);
+        base_buf_printf(out, "%s_bucket{%s%sle=\"%g\"} %llu\n", family->name, series->labels, comma,
+                        family->buckets[i], (unsigned long long)below);
     }
-    base_buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", family->name, series->labels, comma, (unsigned long long)series->count);
-    base_buf_printf(out, "%s_sum{%s} %.9g\n%s_count{%s} %llu\n", family->name, series->labels, series->sum, family->name,
-                    series->labels, (unsigned long long)series->count);
+    base_buf_printf(out, "%s_bucket{%s%sle=\"+Inf\"} %llu\n", family->name, series->labels, comma,
+                    (unsigned long long)series->count);
+    base_buf_printf(out, "%s_sum{%s} %.9g\n%s_count{%s} %llu\n", family->name, series->labels, series->sum,
+                    family->name, series->labels, (unsigned long long)series->count);
 }
 
 void gw_metrics_render(struct base_buf *out)
@@ -132,18 +140,21 @@ void gw_metrics_render(struct base_buf *out)
             if (family->buckets != NULL)
                 put_histogram(out, family, series);
             else
-                base_buf_printf(out, "%s{%s} %llu\n", family->name, series->labels, (unsigned long long)series->count);
+                base_buf_printf(out, "%s{%s} %llu\n", family->name, series->labels,
+                                (unsigned long long)series->count);
         }
     }
-    gw_metrics_put(out, "gatehouse_metrics_series_dropped_total", "counter", "Series refused because their family was full.", NULL,
-                   (double)dropped);
+    gw_metrics_put(out, "gatehouse_metrics_series_dropped_total", "counter",
+                   "Series refused because their family was full.", NULL, (double)dropped);
     pthread_mutex_unlock(&lock);
 }
 
-void gw_metrics_put(struct base_buf *out, const char *name, const char *type, const char *help, const char *labels, double value)
+void gw_metrics_put(struct base_buf *out, const char *name, const char *type, const char *help,
+                    const char *labels, double value)
 {
-    base_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n%s%s%s%s %.17g\n", name, help, name, type, name, labels != NULL ? "{" : "",
-                    labels != NULL ? labels : "", labels != NULL ? "}" : "", value);
+    base_buf_printf(out, "# HELP %s %s\n# TYPE %s %s\n%s%s%s%s %.17g\n", name, help, name, type, name,
+                    labels != NULL ? "{" : "", labels != NULL ? labels : "", labels != NULL ? "}" : "",
+                    value);
 }
 
 void gw_metrics_free(void)

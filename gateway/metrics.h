@@ -38,7 +38,8 @@ void gw_metric_observe(enum gw_metric metric, const char *labels, double value);
 /* Appends every family of the table. */
 void gw_metrics_render(struct base_buf *out);
 /* HELP and TYPE lines and one sample of a gauge or counter read at scrape time. labels may be NULL. */
-void gw_metrics_put(struct base_buf *out, const char *name, const char *type, const char *help, const char *labels, double value);
+void gw_metrics_put(struct base_buf *out, const char *name, const char *type, const char *help,
+                    const char *labels, double value);
 void gw_metrics_free(void);
 
 #endif

@@ -27,8 +27,8 @@ static bool fill_roles(struct gw_principal *p, const char *roles)
     return true;
 }
 
-enum base_code gw_principal_fill(struct gw_principal *principal, const char *issuer, const char *subject, const char *tenant,
-                                 const char *roles)
+enum base_code gw_principal_fill(struct gw_principal *principal, const char *issuer, const char *subject,
+                                 const char *tenant, const char *roles)
 {
     struct gw_principal p = *principal;
 

@@ -10,30 +10,30 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define GW_ISSUER_MAX    128u
-#define GW_SUBJECT_MAX   256u
-#define GW_ROLE_MAX      64u
-#define GW_ROLES_MAX     16u
+#define GW_ISSUER_MAX     128u
+#define GW_SUBJECT_MAX    256u
+#define GW_ROLE_MAX       64u
+#define GW_ROLES_MAX      16u
 #define GW_CREDENTIAL_MAX 40u
 
 enum gw_auth_method { GW_AUTH_NONE = 0, GW_AUTH_API_KEY, GW_AUTH_SESSION };
 
 struct gw_principal {
-    enum gw_auth_method method;             /* NONE: nobody; every check refuses */
-    char issuer[GW_ISSUER_MAX];             /* "gatehouse:keys", "gatehouse:local", later an IdP's issuer */
-    char subject[GW_SUBJECT_MAX];           /* the key's owner, the person */
-    char tenant[64];                        /* "default" */
+    enum gw_auth_method method;   /* NONE: nobody; every check refuses */
+    char issuer[GW_ISSUER_MAX];   /* "gatehouse:keys", "gatehouse:local", later an IdP's issuer */
+    char subject[GW_SUBJECT_MAX]; /* the key's owner, the person */
+    char tenant[64];              /* "default" */
     char roles[GW_ROLES_MAX][GW_ROLE_MAX];
     unsigned n_roles;
-    char credential_id[GW_CREDENTIAL_MAX];  /* key id, or hash prefix of the session */
-    bool is_admin;                          /* has the role "admin" */
-    uint64_t cache_tag;                     /* KV pages are not shared between tags: one per person */
+    char credential_id[GW_CREDENTIAL_MAX]; /* key id, or hash prefix of the session */
+    bool is_admin;                         /* has the role "admin" */
+    uint64_t cache_tag;                    /* KV pages are not shared between tags: one per person */
 };
 
 /* Fills issuer, subject, tenant, roles and is_admin from text; roles are separated by newlines ("" for none). BASE_INVALID, with
  * *principal untouched, when something is empty, too long, or there are too many roles: a cut-off identity would be another's. */
-enum base_code gw_principal_fill(struct gw_principal *principal, const char *issuer, const char *subject, const char *tenant,
-                                 const char *roles);
+enum base_code gw_principal_fill(struct gw_principal *principal, const char *issuer, const char *subject,
+                                 const char *tenant, const char *roles);
 /* 1-63 of [A-Za-z0-9._-]: what keys and links may be given. */
 bool gw_role_valid(const char *role);
 

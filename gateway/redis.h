@@ -26,13 +26,14 @@ struct gw_redis;
 
 struct gw_redis_options {
     struct gw_loop *loop;
-    const char *url;      /* "unix:///path", "redis://[[user]:password@]host[:port][/database]" */
-    const char *script;   /* answers a list of integers; lives as long as the gw_redis */
+    const char *url;    /* "unix:///path", "redis://[[user]:password@]host[:port][/database]" */
+    const char *script; /* answers a list of integers; lives as long as the gw_redis */
     unsigned timeout_ms;
 };
 bool gw_redis_url_ok(const char *url);
 /* Starts to connect. BASE_INVALID: the URL. */
-enum base_code gw_redis_new(struct gw_redis **ret_redis, const struct gw_redis_options *options, struct base_err *err);
+enum base_code gw_redis_new(struct gw_redis **ret_redis, const struct gw_redis_options *options,
+                            struct base_err *err);
 /* Not from within a callback. What is outstanding is answered BASE_CANCELLED. NULL is allowed. */
 void gw_redis_free(struct gw_redis *redis);
 
@@ -45,9 +46,10 @@ struct gw_redis_call {
     unsigned n_keys;
     const char *args[GW_REDIS_ARGS_MAX]; /* texts, copied */
     unsigned n_args;
-    bool even_if_slow;                   /* nobody waits for it: sent while others are overdue */
+    bool even_if_slow; /* nobody waits for it: sent while others are overdue */
     gw_redis_fn *done;
-    gw_redis_fn *late; /* after a `done` with BASE_TIMEOUT, once: the reply, or anything but BASE_OK when there will be none; may be NULL */
+    gw_redis_fn *
+        late; /* after a `done` with BASE_TIMEOUT, once: the reply, or anything but BASE_OK when there will be none; may be NULL */
     void *user;
 };
 void gw_redis_eval(struct gw_redis *redis, const struct gw_redis_call *call);

@@ -21,7 +21,8 @@
 #define MODELS_JSON_MAX (1u << 20)
 
 static const char page_csp[] =
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; form-action 'self'; "
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src "
+    "'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
 
 static void send_code(struct gw_http *http, enum gw_api_code code)
@@ -47,8 +48,10 @@ static void put_model(struct base_buf *out, const struct pol_model *model, int64
 {
     base_buf_append_str(out, "{\"id\":");
     base_buf_append_json(out, model->name, strlen(model->name));
-    base_buf_printf(out, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"gatehouse\",\"gatehouse\":{\"description\":",
-                    (long long)created_s);
+    base_buf_printf(
+        out,
+        ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"gatehouse\",\"gatehouse\":{\"description\":",
+        (long long)created_s);
     base_buf_append_json(out, model->description, strlen(model->description));
     base_buf_printf(out, ",\"max_class\":\"%s\",\"local_only\":%s}}", pol_class_name(model->max_class),
                     model->local_only ? "true" : "false");
@@ -68,7 +71,8 @@ static bool percent_decode(const char *in, char *out, size_t size)
             out[n++] = *in;
             continue;
         }
-        if (in[1] == '\0' || in[2] == '\0' || base_hex_decode(in + 1, 2, &out[n], 1, &got) != BASE_OK || out[n] == '\0')
+        if (in[1] == '\0' || in[2] == '\0' || base_hex_decode(in + 1, 2, &out[n], 1, &got) != BASE_OK ||
+            out[n] == '\0')
             return false;
         n++;
         in += 2;
@@ -97,7 +101,8 @@ static void answer_models(struct models_request *request, const struct gw_princi
     for (size_t i = 0; i < pol_n_models(policy); i++) {
         const struct pol_model *model = pol_model_at(policy, i);
 
-        if (!pol_model_visible(policy, i, roles, principal->n_roles) || (one && strcmp(model->name, wanted) != 0))
+        if (!pol_model_visible(policy, i, roles, principal->n_roles) ||
+            (one && strcmp(model->name, wanted) != 0))
             continue;
         if (n++ > 0)
             base_buf_append_char(&body, ',');
@@ -107,9 +112,11 @@ static void answer_models(struct models_request *request, const struct gw_princi
         base_buf_append_str(&body, "]}");
     gw_runtime_unref(runtime);
     if (one && n == 0)
-        gw_send_error(request->http, &(struct gw_api_error){.code = GW_API_MODEL_NOT_FOUND, .param = "model"});
+        gw_send_error(request->http,
+                      &(struct gw_api_error){.code = GW_API_MODEL_NOT_FOUND, .param = "model"});
     else
-        gw_http_send(request->http, 200, &(struct gw_header){"content-type", "application/json"}, 1, body.data, body.len);
+        gw_http_send(request->http, 200, &(struct gw_header){"content-type", "application/json"}, 1,
+                     body.data, body.len);
 }
 
 static void on_identified(enum gw_auth_result result, const struct gw_principal *principal, void *user)
@@ -157,8 +164,12 @@ static bool send_asset(struct gw_http *http, const char *path)
     for (size_t i = 0; i < gw_n_assets; i++) {
         const struct gw_asset *asset = &gw_assets[i];
         struct gw_header headers[] = {
-            {"content-type", asset->content_type},  {"content-security-policy", page_csp}, {"referrer-policy", "no-referrer"},
-            {"cross-origin-opener-policy", "same-origin"}, {"cache-control", "no-cache"},  {"etag", asset->etag},
+            {"content-type", asset->content_type},
+            {"content-security-policy", page_csp},
+            {"referrer-policy", "no-referrer"},
+            {"cross-origin-opener-policy", "same-origin"},
+            {"cache-control", "no-cache"},
+            {"etag", asset->etag},
             {"permissions-policy", "camera=(), microphone=(), geolocation=()"},
         };
         size_t len = 0;

@@ -23,8 +23,8 @@ static const struct gw_backend *find_by_name(const struct gw_runtime *runtime, c
     return NULL;
 }
 
-enum base_code gw_runtime_load(struct gw_runtime **ret_runtime, const char *policy_file, const struct gw_runtime *old,
-                               struct base_err *err)
+enum base_code gw_runtime_load(struct gw_runtime **ret_runtime, const char *policy_file,
+                               const struct gw_runtime *old, struct base_err *err)
 {
     struct gw_runtime *runtime = base_zalloc(sizeof(*runtime));
     enum base_code rc;

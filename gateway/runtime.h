@@ -12,8 +12,8 @@
 struct gw_runtime;
 
 /* Loads and checks the policy, opens its backends (sharing the engines of `old`). On failure nothing changes. */
-enum base_code gw_runtime_load(struct gw_runtime **ret_runtime, const char *policy_file, const struct gw_runtime *old,
-                               struct base_err *err);
+enum base_code gw_runtime_load(struct gw_runtime **ret_runtime, const char *policy_file,
+                               const struct gw_runtime *old, struct base_err *err);
 struct gw_runtime *gw_runtime_ref(struct gw_runtime *runtime);
 void gw_runtime_unref(struct gw_runtime *runtime); /* NULL is allowed */
 struct pol_snapshot *gw_runtime_policy(const struct gw_runtime *runtime);

@@ -21,11 +21,11 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#define N_WORKERS         2u
-#define WORKER_QUEUE      1024u
-#define STORE_READY_MS    5000u
-#define AUDIT_SHIP_MS     5000u
-#define LIMITS_POLL_MS    200u
+#define N_WORKERS      2u
+#define WORKER_QUEUE   1024u
+#define STORE_READY_MS 5000u
+#define AUDIT_SHIP_MS  5000u
+#define LIMITS_POLL_MS 200u
 
 struct process {
     struct gw_app app;
@@ -85,7 +85,8 @@ static void loop_start(struct gw_loop *loop, void *user)
     struct gw_loop_state *state = gw_app_loop(app, loop);
     struct limits_poll *poll = &polls[gw_loop_index(loop)];
 
-    state->limits = gw_limits_new(loop, app->config->redis_url, "gh", (unsigned)app->config->redis_timeout_ms);
+    state->limits =
+        gw_limits_new(loop, app->config->redis_url, "gh", (unsigned)app->config->redis_timeout_ms);
     state->http_client = gw_http_client_new(loop);
     state->scratch = pol_scratch_new();
     *poll = (struct limits_poll){.app = app, .loop = loop};
@@ -123,7 +124,8 @@ static enum base_code read_secrets(struct process *process, struct base_err *err
     return rc;
 }
 
-static bool record_identity(const char *action, const struct gw_principal *who, const char *target, void *user)
+static bool record_identity(const char *action, const struct gw_principal *who, const char *target,
+                            void *user)
 {
     struct gw_app *app = user;
     struct base_err err = {0};
@@ -193,7 +195,9 @@ static enum base_code open_server(struct process *process, struct base_err *err)
     };
 
     if (!gw_limits_url_ok(config->redis_url))
-        return base_fail(err, BASE_INVALID, 0, "redis_url must be unix:///path or redis://[[user]:password@]host[:port][/database]");
+        return base_fail(
+            err, BASE_INVALID, 0,
+            "redis_url must be unix:///path or redis://[[user]:password@]host[:port][/database]");
     options.limits.body_bytes_max = config->body_bytes_max;
     options.limits.connections_max = (unsigned)config->connections_max;
     options.limits.connections_per_address = (unsigned)config->connections_per_address;
@@ -224,7 +228,8 @@ static int start(struct process *process)
     if (aud_migrate(config->migrator_dsn, config->migrations_dir, &n_migrations, &err) != BASE_OK)
         return fail("the database cannot be prepared; is Postgres running, and is migrator_dsn right?", &err);
     if (n_migrations > 0)
-        base_log(BASE_LOG_INFO, "migrations.applied", "the database was brought up to date", LOG_INT("count", n_migrations));
+        base_log(BASE_LOG_INFO, "migrations.applied", "the database was brought up to date",
+                 LOG_INT("count", n_migrations));
     audit.kek = process->kek;
     audit.pseudonym_key = process->pseudonym_key;
     if (aud_open(&app->audit, &audit, &err) != BASE_OK)
@@ -233,13 +238,16 @@ static int start(struct process *process)
         return fail("the identity store cannot be opened", &err);
     if (gw_runtime_load(&app->runtime, config->policy_file, NULL, &err) != BASE_OK)
         return fail("the policy cannot be loaded", &err);
-    app->workers = base_workers_new(&(struct base_workers_options){.n_threads = N_WORKERS, .queue_max = WORKER_QUEUE});
+    app->workers =
+        base_workers_new(&(struct base_workers_options){.n_threads = N_WORKERS, .queue_max = WORKER_QUEUE});
     if (open_server(process, &err) != BASE_OK)
         return fail("the server cannot start", &err);
     atomic_store(&app->serving, true);
-    base_log(BASE_LOG_INFO, "serving", "ready", LOG_STR("instance", config->instance), LOG_STR("version", GH_VERSION),
-             LOG_INT("port", gw_server_port(app->server, 0)), LOG_INT("admin_port", gw_server_port(app->server, 1)),
-             LOG_STR("policy", pol_hash(gw_runtime_policy(app->runtime))), LOG_INT("loops", gw_server_n_loops(app->server)));
+    base_log(BASE_LOG_INFO, "serving", "ready", LOG_STR("instance", config->instance),
+             LOG_STR("version", GH_VERSION), LOG_INT("port", gw_server_port(app->server, 0)),
+             LOG_INT("admin_port", gw_server_port(app->server, 1)),
+             LOG_STR("policy", pol_hash(gw_runtime_policy(app->runtime))),
+             LOG_INT("loops", gw_server_n_loops(app->server)));
     return 0;
 }
 
@@ -253,17 +261,21 @@ static void reload(struct gw_app *app)
     if (gw_runtime_load(&runtime, app->config->policy_file, app->runtime, &err) == BASE_OK) {
         gw_app_set_runtime(app, runtime);
         gw_metric_add(GW_M_RELOAD, "what=\"policy\",result=\"ok\"", 1);
-        base_log(BASE_LOG_INFO, "policy.reloaded", "a new policy is active", LOG_STR("hash", pol_hash(gw_runtime_policy(runtime))));
+        base_log(BASE_LOG_INFO, "policy.reloaded", "a new policy is active",
+                 LOG_STR("hash", pol_hash(gw_runtime_policy(runtime))));
     } else {
         gw_metric_add(GW_M_RELOAD, "what=\"policy\",result=\"refused\"", 1);
-        base_log_err(BASE_LOG_ERROR, "policy.refused", "the new policy is not usable: the old one stays active", &err);
+        base_log_err(BASE_LOG_ERROR, "policy.refused",
+                     "the new policy is not usable: the old one stays active", &err);
     }
     if (gw_server_reload_tls(app->server, &err) == BASE_OK) {
         gw_metric_add(GW_M_RELOAD, "what=\"certificate\",result=\"ok\"", 1);
-        base_log(BASE_LOG_INFO, "certificate.reloaded", "new connections use the certificate as it is on disk now");
+        base_log(BASE_LOG_INFO, "certificate.reloaded",
+                 "new connections use the certificate as it is on disk now");
     } else {
         gw_metric_add(GW_M_RELOAD, "what=\"certificate\",result=\"refused\"", 1);
-        base_log_err(BASE_LOG_ERROR, "certificate.refused", "the new certificate is not usable: the old one stays", &err);
+        base_log_err(BASE_LOG_ERROR, "certificate.refused",
+                     "the new certificate is not usable: the old one stays", &err);
     }
 }
 
@@ -278,7 +290,8 @@ static void wait_for_signals(struct gw_app *app, const sigset_t *set)
             break;
         reload(app);
     }
-    base_log(BASE_LOG_INFO, "draining", "calls in flight go on, nothing new is taken", LOG_INT("timeout_ms", app->config->drain_timeout_ms));
+    base_log(BASE_LOG_INFO, "draining", "calls in flight go on, nothing new is taken",
+             LOG_INT("timeout_ms", app->config->drain_timeout_ms));
 }
 
 static void stop(struct process *process)
@@ -293,7 +306,8 @@ static void stop(struct process *process)
     if (app->runtime != NULL)
         gw_app_set_runtime(app, NULL); /* joins the engines */
     aud_close(app->audit, AUDIT_SHIP_MS);
-    app->audit = NULL; /* gw_server_free still runs what came too late for the loops: calls that were cut, to be freed */
+    app->audit =
+        NULL; /* gw_server_free still runs what came too late for the loops: calls that were cut, to be freed */
     gw_auth_free(app->auth);
     gw_server_free(app->server);
     base_secret_free(process->kek);

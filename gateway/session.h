@@ -14,12 +14,13 @@
 
 #include <stdbool.h>
 
-#define GW_COOKIE_NAME     "__Host-gatehouse" /* RFC 6265bis 4.1.3.2: Secure, no Domain, Path=/ or the browser refuses it */
-#define GW_TOKEN_LEN       64u
-#define GW_CSRF_LEN        43u
-#define GW_SET_COOKIE_MAX  192u
+#define GW_COOKIE_NAME \
+    "__Host-gatehouse" /* RFC 6265bis 4.1.3.2: Secure, no Domain, Path=/ or the browser refuses it */
+#define GW_TOKEN_LEN         64u
+#define GW_CSRF_LEN          43u
+#define GW_SET_COOKIE_MAX    192u
 #define GW_COOKIE_HEADER_MAX 8192u
-#define GW_ORIGIN_MAX      256u
+#define GW_ORIGIN_MAX        256u
 
 /* Neither kind of token can be used as the other. */
 enum gw_token_kind { GW_TOKEN_SESSION = 0, GW_TOKEN_LINK };
@@ -27,13 +28,16 @@ enum gw_token_kind { GW_TOKEN_SESSION = 0, GW_TOKEN_LINK };
 /* A new token; the caller wipes it. */
 void gw_token_create(const struct base_secret *pepper, enum gw_token_kind kind, char out[GW_TOKEN_LEN + 1]);
 /* True when the token was made by us, whether it still holds or not. */
-bool gw_token_genuine(const struct base_secret *pepper, enum gw_token_kind kind, const char *token, size_t len);
+bool gw_token_genuine(const struct base_secret *pepper, enum gw_token_kind kind, const char *token,
+                      size_t len);
 /* The hash that is stored. */
 void gw_token_hash(const struct base_secret *pepper, enum gw_token_kind kind, const char token[GW_TOKEN_LEN],
                    unsigned char out[BASE_SHA256_BYTES]);
 
-void gw_csrf_derive(const struct base_secret *pepper, const char session[GW_TOKEN_LEN], char out[GW_CSRF_LEN + 1]);
-bool gw_csrf_matches(const struct base_secret *pepper, const char session[GW_TOKEN_LEN], const char *token, size_t len);
+void gw_csrf_derive(const struct base_secret *pepper, const char session[GW_TOKEN_LEN],
+                    char out[GW_CSRF_LEN + 1]);
+bool gw_csrf_matches(const struct base_secret *pepper, const char session[GW_TOKEN_LEN], const char *token,
+                     size_t len);
 
 /* Looks for our cookie in a Cookie header. Returns how often it is there: 0 none, 1 fills ret_value (borrowed), more is ambiguous.
  * A header over GW_COOKIE_HEADER_MAX counts as ambiguous. */

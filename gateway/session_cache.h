@@ -13,7 +13,8 @@ struct gw_session_cache;
 
 struct gw_session_cache *gw_session_cache_new(unsigned keep_ms);
 void gw_session_cache_free(struct gw_session_cache *cache);
-bool gw_session_cache_get(struct gw_session_cache *cache, const unsigned char hash[BASE_SHA256_BYTES], struct gw_session *ret_session);
+bool gw_session_cache_get(struct gw_session_cache *cache, const unsigned char hash[BASE_SHA256_BYTES],
+                          struct gw_session *ret_session);
 /* Taken before a query, given back with its answer: a clear in between makes put a no-op. */
 uint64_t gw_session_cache_generation(struct gw_session_cache *cache);
 void gw_session_cache_put(struct gw_session_cache *cache, const unsigned char hash[BASE_SHA256_BYTES],

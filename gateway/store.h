@@ -26,13 +26,14 @@
 struct gw_store;
 
 struct gw_store_options {
-    const char *dsn;             /* role gatehouse_store; a direct connection: LISTEN does not work through a transaction pooler */
-    unsigned n_workers;          /* connections for sessions and links; 0: 2 */
-    unsigned queue_max;          /* waiting session calls, past it BASE_FULL; 0: 1024 */
-    unsigned timeout_ms;         /* per query; 0: 2000 */
-    unsigned poll_ms;            /* 0: 250 */
-    unsigned key_stale_max_s;    /* 0: 86400 */
-    unsigned last_used_every_s;  /* 0: 60 */
+    const char *
+        dsn; /* role gatehouse_store; a direct connection: LISTEN does not work through a transaction pooler */
+    unsigned n_workers;         /* connections for sessions and links; 0: 2 */
+    unsigned queue_max;         /* waiting session calls, past it BASE_FULL; 0: 1024 */
+    unsigned timeout_ms;        /* per query; 0: 2000 */
+    unsigned poll_ms;           /* 0: 250 */
+    unsigned key_stale_max_s;   /* 0: 86400 */
+    unsigned last_used_every_s; /* 0: 60 */
 };
 /* Starts the threads; Postgres need not be there yet. */
 struct gw_store *gw_store_open(const struct gw_store_options *options);
@@ -53,19 +54,20 @@ struct gw_store_op;
 
 /* Each calls done exactly once on the loop; NULL when it already did, else the handle for gw_store_forget. */
 struct gw_store_op *gw_store_session_get(struct gw_store *store, struct gw_loop *loop,
-                                         const unsigned char hash[BASE_SHA256_BYTES], unsigned idle_s, gw_store_fn *done,
-                                         void *user);
+                                         const unsigned char hash[BASE_SHA256_BYTES], unsigned idle_s,
+                                         gw_store_fn *done, void *user);
 struct gw_store_op *gw_store_session_end(struct gw_store *store, struct gw_loop *loop,
-                                         const unsigned char hash[BASE_SHA256_BYTES], gw_store_fn *done, void *user);
-struct gw_store_op *gw_store_link_use(struct gw_store *store, struct gw_loop *loop, const struct gw_link_use *use,
-                                      gw_store_fn *done, void *user);
+                                         const unsigned char hash[BASE_SHA256_BYTES], gw_store_fn *done,
+                                         void *user);
+struct gw_store_op *gw_store_link_use(struct gw_store *store, struct gw_loop *loop,
+                                      const struct gw_link_use *use, gw_store_fn *done, void *user);
 /* done will not be called; what was asked may still happen. NULL is allowed. */
 void gw_store_forget(struct gw_store_op *op);
 
 struct gw_store_stats {
-    bool ready, up;              /* keys loaded once; Postgres answered last */
-    unsigned keys, bad_keys;     /* bad: rows that are no identity, left out */
-    uint64_t contact_age_ms;     /* since Postgres last confirmed the keys */
+    bool ready, up;          /* keys loaded once; Postgres answered last */
+    unsigned keys, bad_keys; /* bad: rows that are no identity, left out */
+    uint64_t contact_age_ms; /* since Postgres last confirmed the keys */
     uint64_t loads_total;
 };
 void gw_store_get_stats(struct gw_store *store, struct gw_store_stats *ret_stats); /* any thread */

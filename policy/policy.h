@@ -17,15 +17,17 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define POL_FILE_MAX       (1u << 20)
-#define POL_NAME_MAX       64u   /* bytes of a role, model, backend, limit or guard name, with NUL: [A-Za-z0-9._:/-] */
-#define POL_ROLES_MAX      256u
-#define POL_MODELS_MAX     256u
-#define POL_BACKENDS_MAX   64u
-#define POL_ROUTES_MAX     8u    /* of one model */
-#define POL_REASONS_MAX    16u
-#define POL_FINDINGS_MAX   4096u /* of one text; past it the scan says BASE_TOO_LARGE and the request is refused */
-#define POL_HASH_HEX       65u
+#define POL_FILE_MAX (1u << 20)
+#define POL_NAME_MAX \
+    64u /* bytes of a role, model, backend, limit or guard name, with NUL: [A-Za-z0-9._:/-] */
+#define POL_ROLES_MAX    256u
+#define POL_MODELS_MAX   256u
+#define POL_BACKENDS_MAX 64u
+#define POL_ROUTES_MAX   8u /* of one model */
+#define POL_REASONS_MAX  16u
+#define POL_FINDINGS_MAX \
+    4096u /* of one text; past it the scan says BASE_TOO_LARGE and the request is refused */
+#define POL_HASH_HEX 65u
 
 /* ---- classes: public < internal < confidential < secret ---- */
 
@@ -43,8 +45,8 @@ enum pol_class pol_class_stricter(enum pol_class a, enum pol_class b);
 
 enum pol_detector {
     POL_DETECT_NONE = 0,
-    POL_DETECT_CARD,        /* payment card, Luhn */
-    POL_DETECT_IBAN,        /* mod 97 */
+    POL_DETECT_CARD, /* payment card, Luhn */
+    POL_DETECT_IBAN, /* mod 97 */
     POL_DETECT_EMAIL,
     POL_DETECT_PRIVATE_KEY, /* PEM */
     POL_DETECT_AWS_KEY,
@@ -57,7 +59,13 @@ enum pol_detector {
 const char *pol_detector_name(enum pol_detector detector);
 
 /* By rising strictness. */
-enum pol_action { POL_ACTION_ALLOW = 0, POL_ACTION_TAG, POL_ACTION_FORCE_LOCAL, POL_ACTION_MASK, POL_ACTION_BLOCK };
+enum pol_action {
+    POL_ACTION_ALLOW = 0,
+    POL_ACTION_TAG,
+    POL_ACTION_FORCE_LOCAL,
+    POL_ACTION_MASK,
+    POL_ACTION_BLOCK
+};
 const char *pol_action_name(enum pol_action action);
 
 /* ---- snapshot ---- */
@@ -80,27 +88,29 @@ struct pol_backend {
     enum pol_backend_kind kind;
     enum pol_class max_class;
     /* engine */
-    const char *file;             /* model file; relative to the policy file's folder when not absolute (already resolved) */
+    const char
+        *file; /* model file; relative to the policy file's folder when not absolute (already resolved) */
     uint32_t context_tokens, max_sequences, queue_max, threads; /* 0: the engine's default */
     /* provider; OpenAI-compatible */
-    const char *base_url;         /* https://host[:port]/v1, no user info, query or fragment */
-    const char *api_key_file;     /* NULL: none */
-    const char *ca_file;          /* NULL: the system's trust store */
+    const char *base_url;     /* https://host[:port]/v1, no user info, query or fragment */
+    const char *api_key_file; /* NULL: none */
+    const char *ca_file;      /* NULL: the system's trust store */
     uint32_t connect_timeout_ms, first_byte_timeout_ms, idle_timeout_ms, total_timeout_ms;
 };
 size_t pol_n_backends(const struct pol_snapshot *snapshot);
 const struct pol_backend *pol_backend_at(const struct pol_snapshot *snapshot, size_t index);
 
 struct pol_model {
-    char name[POL_NAME_MAX]; /* what a client asks for */
-    const char *description; /* "" when absent */
+    char name[POL_NAME_MAX];  /* what a client asks for */
+    const char *description;  /* "" when absent */
     enum pol_class max_class; /* highest ceiling of its routes */
     bool local_only;          /* every route is an engine */
 };
 size_t pol_n_models(const struct pol_snapshot *snapshot);
 const struct pol_model *pol_model_at(const struct pol_snapshot *snapshot, size_t index);
 /* True when one of the roles may use the model for some class. */
-bool pol_model_visible(const struct pol_snapshot *snapshot, size_t index, const char *const *roles, size_t n_roles);
+bool pol_model_visible(const struct pol_snapshot *snapshot, size_t index, const char *const *roles,
+                       size_t n_roles);
 bool pol_role_exists(const struct pol_snapshot *snapshot, const char *role);
 
 /* ---- scanning a whole text ---- */
@@ -111,18 +121,19 @@ void pol_scratch_free(struct pol_scratch *scratch); /* NULL is allowed */
 
 struct pol_finding {
     enum pol_detector detector;
-    size_t start, end; /* byte offsets in the text that was given. start == end: an empty finding, which says that the next one
+    size_t start,
+        end; /* byte offsets in the text that was given. start == end: an empty finding, which says that the next one
                         * (it begins there) is of this kind too: findings that overlap are told apart this way */
 };
 struct pol_findings {
     struct pol_finding *items; /* by start, not overlapping; owned: pol_findings_free */
     size_t n, cap;
-    enum pol_class marking;    /* strictest marking met ("CONFIDENTIAL"), UNKNOWN when none */
+    enum pol_class marking; /* strictest marking met ("CONFIDENTIAL"), UNKNOWN when none */
 };
 void pol_findings_free(struct pol_findings *findings);
 /* Appends the findings of one text; offsets are those of this text. text is valid UTF-8. */
-enum base_code pol_scan(const struct pol_snapshot *snapshot, struct pol_scratch *scratch, const char *text, size_t len,
-                        struct pol_findings *findings, struct base_err *err);
+enum base_code pol_scan(const struct pol_snapshot *snapshot, struct pol_scratch *scratch, const char *text,
+                        size_t len, struct pol_findings *findings, struct base_err *err);
 
 /* ---- deciding ---- */
 
@@ -130,29 +141,29 @@ struct pol_facts {
     const char *const *roles;
     size_t n_roles;
     const char *model;
-    bool label_given;        /* X-Data-Class was sent; an unknown word is UNKNOWN and so denied everywhere */
+    bool label_given; /* X-Data-Class was sent; an unknown word is UNKNOWN and so denied everywhere */
     enum pol_class label;
-    enum pol_class marking;  /* UNKNOWN: none */
-    uint32_t detected;       /* bit (1u << enum pol_detector) for each kind found in the input */
+    enum pol_class marking; /* UNKNOWN: none */
+    uint32_t detected;      /* bit (1u << enum pol_detector) for each kind found in the input */
 };
 
 enum pol_effect { POL_DENY = 0, POL_ALLOW };
 /* Stable; its name stands in API errors, records and metrics. */
 enum pol_deny {
     POL_DENY_UNSPECIFIED = 0,
-    POL_DENY_NO_ROLE,          /* no role of the caller is known to the policy */
+    POL_DENY_NO_ROLE, /* no role of the caller is known to the policy */
     POL_DENY_MODEL_UNKNOWN,
-    POL_DENY_MODEL_NOT_ALLOWED,/* exists, but no role grants it; told to the client like MODEL_UNKNOWN */
-    POL_DENY_CLASS_UNKNOWN,    /* the label is no known class */
-    POL_DENY_CLASS_TOO_HIGH,   /* above the role's or every route's ceiling */
-    POL_DENY_GUARD_BLOCK       /* the guard profile blocks what was found */
+    POL_DENY_MODEL_NOT_ALLOWED, /* exists, but no role grants it; told to the client like MODEL_UNKNOWN */
+    POL_DENY_CLASS_UNKNOWN,     /* the label is no known class */
+    POL_DENY_CLASS_TOO_HIGH,    /* above the role's or every route's ceiling */
+    POL_DENY_GUARD_BLOCK        /* the guard profile blocks what was found */
 };
 const char *pol_deny_name(enum pol_deny deny);
 
 struct pol_limits {
     char name[POL_NAME_MAX];
-    uint32_t requests_per_minute, requests_burst; /* 0 requests_per_minute: no limit */
-    uint64_t tokens_per_minute, tokens_burst;     /* 0 tokens_per_minute: no limit */
+    uint32_t requests_per_minute, requests_burst;                        /* 0 requests_per_minute: no limit */
+    uint64_t tokens_per_minute, tokens_burst;                            /* 0 tokens_per_minute: no limit */
     enum pol_fail_mode { POL_FAIL_CLOSED = 0, POL_FAIL_OPEN } fail_mode; /* when the limit store is away */
 };
 
@@ -168,9 +179,9 @@ struct pol_route {
 
 struct pol_decision {
     enum pol_effect effect;
-    enum pol_deny deny;             /* when denied */
-    enum pol_class cls;             /* the class decided on */
-    char cls_source[24];            /* "label", "marking", "detector", "default" */
+    enum pol_deny deny;                      /* when denied */
+    enum pol_class cls;                      /* the class decided on */
+    char cls_source[24];                     /* "label", "marking", "detector", "default" */
     struct pol_route routes[POL_ROUTES_MAX]; /* in order; each fits the class */
     size_t n_routes;
     struct pol_limits limits;
@@ -183,11 +194,12 @@ struct pol_decision {
 void pol_limits_for(const struct pol_snapshot *snapshot, const char *const *roles, size_t n_roles,
                     struct pol_limits *ret_limits);
 /* Never fails: what it cannot decide is denied. */
-void pol_decide(const struct pol_snapshot *snapshot, const struct pol_facts *facts, struct pol_decision *ret_decision);
+void pol_decide(const struct pol_snapshot *snapshot, const struct pol_facts *facts,
+                struct pol_decision *ret_decision);
 
 /* Writes the text with every finding whose input action is MASK replaced by "[CARD_MASKED]" and the like. */
-enum base_code pol_mask(const struct pol_guard *guard, const char *text, size_t len, const struct pol_findings *findings,
-                        struct base_buf *out, uint32_t *ret_n_masked);
+enum base_code pol_mask(const struct pol_guard *guard, const char *text, size_t len,
+                        const struct pol_findings *findings, struct base_buf *out, uint32_t *ret_n_masked);
 
 /* ---- guarding a stream ---- */
 
@@ -198,7 +210,7 @@ struct pol_stream_report {
     uint32_t masked;                  /* spans replaced */
     bool blocked;
     enum pol_detector blocked_by;
-    size_t held_bytes;                /* taken and not yet released */
+    size_t held_bytes; /* taken and not yet released */
 };
 
 /* Guards one answer with the decision's output actions. The snapshot is referenced. */

@@ -19,7 +19,10 @@ struct tap_case {
     void (*run)(void);
 };
 
-#define CASE(fn) {#fn, fn}
+#define CASE(fn) \
+    {            \
+#fn, fn  \
+    }
 
 static jmp_buf tap_jump;
 static const char *tap_skip_reason = "";
@@ -37,36 +40,36 @@ __attribute__((unused, noreturn)) static void tap_skip(const char *reason)
 }
 
 #define SKIP(reason) tap_skip(reason)
-#define CHECK(cond)                                                                                               \
-    do {                                                                                                          \
-        if (!(cond))                                                                                              \
-            tap_fail(__FILE__, __LINE__, "not true: " #cond);                                                     \
+#define CHECK(cond)                                           \
+    do {                                                      \
+        if (!(cond))                                          \
+            tap_fail(__FILE__, __LINE__, "not true: " #cond); \
     } while (0)
-#define CHECK_INT(actual, expected)                                                                               \
-    do {                                                                                                          \
-        intmax_t a_ = (intmax_t)(actual), e_ = (intmax_t)(expected);                                              \
-        if (a_ != e_) {                                                                                           \
-            printf("# %s is %" PRIdMAX ", expected %" PRIdMAX "\n", #actual, a_, e_);                             \
-            tap_fail(__FILE__, __LINE__, "numbers differ");                                                       \
-        }                                                                                                         \
+#define CHECK_INT(actual, expected)                                                   \
+    do {                                                                              \
+        intmax_t a_ = (intmax_t)(actual), e_ = (intmax_t)(expected);                  \
+        if (a_ != e_) {                                                               \
+            printf("# %s is %" PRIdMAX ", expected %" PRIdMAX "\n", #actual, a_, e_); \
+            tap_fail(__FILE__, __LINE__, "numbers differ");                           \
+        }                                                                             \
     } while (0)
-#define CHECK_STR(actual, expected)                                                                               \
-    do {                                                                                                          \
-        const char *a_ = (actual), *e_ = (expected);                                                              \
-        if (a_ == NULL || strcmp(a_, e_) != 0) {                                                                  \
-            printf("# %s is \"%s\"\n# expected \"%s\"\n", #actual, a_ != NULL ? a_ : "(null)", e_);               \
-            tap_fail(__FILE__, __LINE__, "texts differ");                                                         \
-        }                                                                                                         \
+#define CHECK_STR(actual, expected)                                                                 \
+    do {                                                                                            \
+        const char *a_ = (actual), *e_ = (expected);                                                \
+        if (a_ == NULL || strcmp(a_, e_) != 0) {                                                    \
+            printf("# %s is \"%s\"\n# expected \"%s\"\n", #actual, a_ != NULL ? a_ : "(null)", e_); \
+            tap_fail(__FILE__, __LINE__, "texts differ");                                           \
+        }                                                                                           \
     } while (0)
 /* For functions that return enum base_code and fill a struct base_err. */
-#define CHECK_RC(call, expected, err)                                                                             \
-    do {                                                                                                          \
-        enum base_code rc_ = (call);                                                                              \
-        if (rc_ != (expected)) {                                                                                  \
-            printf("# %s returned %s (%s), expected %s\n", #call, base_code_name(rc_),                            \
-                   rc_ != BASE_OK ? (err)->detail : "", base_code_name(expected));                                \
-            tap_fail(__FILE__, __LINE__, "result differs");                                                       \
-        }                                                                                                         \
+#define CHECK_RC(call, expected, err)                                                  \
+    do {                                                                               \
+        enum base_code rc_ = (call);                                                   \
+        if (rc_ != (expected)) {                                                       \
+            printf("# %s returned %s (%s), expected %s\n", #call, base_code_name(rc_), \
+                   rc_ != BASE_OK ? (err)->detail : "", base_code_name(expected));     \
+            tap_fail(__FILE__, __LINE__, "result differs");                            \
+        }                                                                              \
     } while (0)
 
 /* argv[1], when given, runs only the cases whose name contains it. */

@@ -17,8 +17,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         /* what we would send must be readable by our own strict parse, with the same messages */
         if (gw_openai_encode_request(&chat, "m", chat.max_tokens, &out) != BASE_OK)
             abort();
-        if (!gw_openai_parse_chat(&again, arena, out.data, out.len, &error) || again.n_messages != chat.n_messages ||
-            again.content_bytes != chat.content_bytes)
+        if (!gw_openai_parse_chat(&again, arena, out.data, out.len, &error) ||
+            again.n_messages != chat.n_messages || again.content_bytes != chat.content_bytes)
             abort();
     } else if (gw_api_error_json(&error, &out) != BASE_OK) {
         abort();

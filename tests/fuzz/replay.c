@@ -9,8 +9,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-#define FILE_MAX  (1u << 20)
-#define VARIANTS  64u
+#define FILE_MAX (1u << 20)
+#define VARIANTS 64u
 
 /* A private copy of exact size, so that a sanitizer sees a read past the end. */
 static void run_copy(const uint8_t *data, size_t size)

@@ -13,8 +13,8 @@
 #include "gateway/store.h"
 #include "pg_private.h"
 
-#define GATE_ORIGIN    "https://gate.example:8443"
-#define GATE_IDLE_S    1800u
+#define GATE_ORIGIN     "https://gate.example:8443"
+#define GATE_IDLE_S     1800u
 #define GATE_ABSOLUTE_S 43200u
 
 struct gate {
@@ -31,8 +31,8 @@ struct gate {
 struct gate *gate_new(void);
 void gate_free(struct gate *gate);
 
-const char *gate_dsn(struct gate *gate); /* role gatehouse_store */
-void gate_sql(struct gate *gate, const char *sql); /* as superuser */
+const char *gate_dsn(struct gate *gate);                  /* role gatehouse_store */
+void gate_sql(struct gate *gate, const char *sql);        /* as superuser */
 int64_t gate_sql_int(struct gate *gate, const char *sql); /* first value of the first row */
 /* Makes the store forget the sessions that it has just verified. */
 void gate_clear_cache(struct gate *gate);
@@ -45,7 +45,8 @@ struct gate_answer {
     char text[8192]; /* all of it, head and body */
 };
 /* headers: complete lines with their CRLF. */
-struct gate_answer gate_request(struct gate *gate, const char *method, const char *path, const char *headers, const char *body);
+struct gate_answer gate_request(struct gate *gate, const char *method, const char *path, const char *headers,
+                                const char *body);
 /* A header's value; "" when absent. The text lives until the eighth next call. */
 const char *gate_header(const struct gate_answer *answer, const char *name);
 

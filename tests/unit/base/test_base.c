@@ -65,10 +65,12 @@ static void test_buf__append_is_all_or_nothing_at_the_limit(void)
 static void test_buf_append_json__escapes_what_breaks_lines_html_and_json(void)
 {
     auto_buf struct base_buf buf = BASE_BUF_INIT(1024);
-    static const char text[] = "a\"b\\c\nd\re\t<script>\x01\x7f\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\xaa\xc3\xa9\xf0\x9f\x91\x8b";
+    static const char text[] =
+        "a\"b\\c\nd\re\t<script>\x01\x7f\xe2\x80\xa8\xe2\x80\xa9\xe2\x80\xaa\xc3\xa9\xf0\x9f\x91\x8b";
 
     CHECK(base_buf_append_json(&buf, text, sizeof(text) - 1) == BASE_OK);
-    CHECK_STR(buf.data, "\"a\\\"b\\\\c\\nd\\u000de\\u0009\\u003cscript>\\u0001\\u007f\\u2028\\u2029\xe2\x80\xaa\xc3\xa9\xf0\x9f\x91\x8b\"");
+    CHECK_STR(buf.data, "\"a\\\"b\\\\c\\nd\\u000de\\u0009\\u003cscript>"
+                        "\\u0001\\u007f\\u2028\\u2029\xe2\x80\xaa\xc3\xa9\xf0\x9f\x91\x8b\"");
 }
 
 static void test_buf_take__gives_the_bytes_away(void)
@@ -113,13 +115,31 @@ static void test_utf8_valid__table(void)
         size_t n;
         bool valid;
     } rows[] = {
-        {"", 0, true}, {"plain ascii text, longer than eight", 35, true}, {"\xc3\xa9", 2, true}, {"\xe2\x82\xac", 3, true},
-        {"\xf0\x9f\x91\x8b", 4, true}, {"\xf4\x8f\xbf\xbf", 4, true}, {"a\0b", 3, true}, {"\xef\xbf\xbf", 3, true},
-        {"\xc0\x80", 2, false}, {"\xc1\xbf", 2, false}, {"\xe0\x9f\xbf", 3, false}, {"\xf0\x8f\xbf\xbf", 4, false}, /* overlong */
-        {"\xed\xa0\x80", 3, false}, {"\xed\xbf\xbf", 3, false},                                                     /* surrogates */
-        {"\xf4\x90\x80\x80", 4, false}, {"\xf5\x80\x80\x80", 4, false}, {"\xff", 1, false},                         /* past U+10FFFF */
-        {"\x80", 1, false}, {"\xc3", 1, false}, {"\xe2\x82", 2, false}, {"\xf0\x9f\x91", 3, false}, {"12345678\xc3", 9, false},
-        {"\xc3\x28", 2, false}, {"\xe2\x28\xa1", 3, false}, {"\xe2\x82\x28", 3, false},
+        {"", 0, true},
+        {"plain ascii text, longer than eight", 35, true},
+        {"\xc3\xa9", 2, true},
+        {"\xe2\x82\xac", 3, true},
+        {"\xf0\x9f\x91\x8b", 4, true},
+        {"\xf4\x8f\xbf\xbf", 4, true},
+        {"a\0b", 3, true},
+        {"\xef\xbf\xbf", 3, true},
+        {"\xc0\x80", 2, false},
+        {"\xc1\xbf", 2, false},
+        {"\xe0\x9f\xbf", 3, false},
+        {"\xf0\x8f\xbf\xbf", 4, false}, /* overlong */
+        {"\xed\xa0\x80", 3, false},
+        {"\xed\xbf\xbf", 3, false}, /* surrogates */
+        {"\xf4\x90\x80\x80", 4, false},
+        {"\xf5\x80\x80\x80", 4, false},
+        {"\xff", 1, false}, /* past U+10FFFF */
+        {"\x80", 1, false},
+        {"\xc3", 1, false},
+        {"\xe2\x82", 2, false},
+        {"\xf0\x9f\x91", 3, false},
+        {"12345678\xc3", 9, false},
+        {"\xc3\x28", 2, false},
+        {"\xe2\x28\xa1", 3, false},
+        {"\xe2\x82\x28", 3, false},
     };
 
     for (size_t i = 0; i < BASE_ARRAY_LEN(rows); i++)
@@ -346,13 +366,17 @@ static void test_log__one_json_line_that_nothing_can_forge(void)
     CHECK(pipe(fds) == 0);
     base_log_init(fds[1], BASE_LOG_INFO);
     base_log(BASE_LOG_DEBUG, "x", "not written");
-    base_log(BASE_LOG_WARN, "call.end", "it \"ended\"\n{\"forged\":1}", LOG_STR("model", "m\r\n"), LOG_INT("n", -5), LOG_BOOL("ok", true),
-             LOG_STR("bad", "\xff"));
+    base_log(BASE_LOG_WARN, "call.end", "it \"ended\"\n{\"forged\":1}", LOG_STR("model", "m\r\n"),
+             LOG_INT("n", -5), LOG_BOOL("ok", true), LOG_STR("bad", "\xff"));
     n = read(fds[0], line, sizeof(line) - 1);
     CHECK(n > 0);
     line[n] = '\0';
     CHECK(strchr(line, '\n') == line + n - 1);
-    CHECK(strstr(line, "\"level\":\"warn\",\"event\":\"call.end\",\"msg\":\"it \\\"ended\\\"\\n{\\\"forged\\\":1}\"") != NULL);
+    CHECK(
+        strstr(
+            line,
+            "\"level\":\"warn\",\"event\":\"call.end\",\"msg\":\"it \\\"ended\\\"\\n{\\\"forged\\\":1}\"") !=
+        NULL);
     CHECK(strstr(line, "\"model\":\"m\\u000d\\n\",\"n\":-5,\"ok\":true,\"bad\":\"(not UTF-8)\"}") != NULL);
     memset(huge, 'h', sizeof(huge));
     huge[sizeof(huge) - 1] = '\0';

@@ -82,8 +82,11 @@ static void test_gcm_open__refuses_every_flipped_bit(void)
 int main(int argc, char **argv)
 {
     static const struct tap_case cases[] = {
-        CASE(test_sha256__published_vectors), CASE(test_hmac_sha256__published_vector), CASE(test_crc32c__check_value),
-        CASE(test_gcm__published_vector),     CASE(test_gcm_open__refuses_every_flipped_bit),
+        CASE(test_sha256__published_vectors),
+        CASE(test_hmac_sha256__published_vector),
+        CASE(test_crc32c__check_value),
+        CASE(test_gcm__published_vector),
+        CASE(test_gcm_open__refuses_every_flipped_bit),
     };
 
     return tap_main(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);

@@ -18,16 +18,21 @@ static void test_parse_chat__reads_every_field(void)
     struct base_arena *arena = base_arena_new(65536);
     struct gw_chat chat;
 
-    CHECK(parse(&chat, arena,
-                "{\"model\":\"m\",\"messages\":[{\"role\":\"developer\",\"content\":\"S\"},{\"role\":\"user\",\"content\":[{\"type\":\"text\","
-                "\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}],\"stream\":true,\"stream_options\":{\"include_usage\":true},"
-                "\"max_completion_tokens\":9,\"temperature\":0.5,\"top_p\":0.9,\"top_k\":40,\"min_p\":0.1,\"repetition_penalty\":1.1,"
-                "\"presence_penalty\":-1,\"frequency_penalty\":1,\"seed\":-3,\"stop\":\"END\",\"user\":\"x\"}"));
+    CHECK(parse(
+        &chat, arena,
+        "{\"model\":\"m\",\"messages\":[{\"role\":\"developer\",\"content\":\"S\"},{\"role\":\"user\","
+        "\"content\":[{\"type\":\"text\","
+        "\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}],\"stream\":true,\"stream_options\":{\"include_"
+        "usage\":true},"
+        "\"max_completion_tokens\":9,\"temperature\":0.5,\"top_p\":0.9,\"top_k\":40,\"min_p\":0.1,"
+        "\"repetition_penalty\":1.1,"
+        "\"presence_penalty\":-1,\"frequency_penalty\":1,\"seed\":-3,\"stop\":\"END\",\"user\":\"x\"}"));
     CHECK_INT(chat.n_messages, 2);
     CHECK_INT(chat.messages[0].role, GW_ROLE_SYSTEM);
     CHECK_STR(chat.messages[1].content.bytes, "ab");
     CHECK_INT(chat.content_bytes, 6); /* the stop string counts */
-    CHECK(chat.stream && chat.include_usage && chat.has_temperature && chat.has_top_p && chat.has_min_p && chat.has_top_k);
+    CHECK(chat.stream && chat.include_usage && chat.has_temperature && chat.has_top_p && chat.has_min_p &&
+          chat.has_top_k);
     CHECK_INT(chat.max_tokens, 9);
     CHECK_INT(chat.top_k, 40);
     CHECK_INT((int64_t)chat.seed, -3);
@@ -41,7 +46,9 @@ static void test_parse_chat__null_is_not_given(void)
     struct base_arena *arena = base_arena_new(65536);
     struct gw_chat chat;
 
-    CHECK(parse(&chat, arena, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":null,\"tools\":null}"));
+    CHECK(parse(&chat, arena,
+                "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}],\"temperature\":null,"
+                "\"tools\":null}"));
     CHECK(!chat.has_temperature);
     base_arena_unref(arena);
 }
@@ -54,7 +61,8 @@ static bool parse_nested(unsigned depth)
     struct gw_chat chat;
     bool ok;
 
-    base_buf_append_str(&body, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"[[[[{{{{[[[[{{{{[[[[{{{{[[[[{{{{[[[[\\\"[[\"}],");
+    base_buf_append_str(&body, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"[[[[{{{{[[[[{"
+                               "{{{[[[[{{{{[[[[{{{{[[[[\\\"[[\"}],");
     base_buf_append_str(&body, "\"metadata\":");
     for (unsigned i = 0; i < depth; i++)
         base_buf_append_char(&body, '[');
@@ -78,7 +86,8 @@ static void test_parse_chat__never_echoes_the_body(void)
     struct base_arena *arena = base_arena_new(65536);
     struct gw_chat chat;
 
-    CHECK(!parse(&chat, arena, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"my secret\"} oops"));
+    CHECK(!parse(&chat, arena,
+                 "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"my secret\"} oops"));
     CHECK(strstr(error.message, "secret") == NULL && strstr(error.message, "oops") == NULL);
     CHECK(strstr(error.message, "line 1, column ") != NULL);
     base_arena_unref(arena);
@@ -90,13 +99,16 @@ static void test_encode_request__is_read_back_the_same(void)
     auto_buf struct base_buf out = BASE_BUF_INIT(65536);
     struct gw_chat chat, again;
 
-    CHECK(parse(&chat, arena, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"q\\\"\\\\\\n\\u2028<b>\\ud83d\\ude00\"}],\"seed\":5,"
-                              "\"stop\":[\"a\",\"b\"],\"top_p\":0.3}"));
+    CHECK(parse(&chat, arena,
+                "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\"q\\\"\\\\\\n\\u2028<b>"
+                "\\ud83d\\ude00\"}],\"seed\":5,"
+                "\"stop\":[\"a\",\"b\"],\"top_p\":0.3}"));
     CHECK(gw_openai_encode_request(&chat, "up", 7, &out) == BASE_OK);
     CHECK(strncmp(out.data, "{\"model\":\"up\",", 14) == 0);
     CHECK(gw_openai_parse_chat(&again, arena, out.data, out.len, &error));
     CHECK_STR(again.messages[0].content.bytes, chat.messages[0].content.bytes);
-    CHECK(again.stream && again.include_usage && again.max_tokens == 7 && again.n_stop == 2 && again.seed == 5 && again.top_p == 0.3);
+    CHECK(again.stream && again.include_usage && again.max_tokens == 7 && again.n_stop == 2 &&
+          again.seed == 5 && again.top_p == 0.3);
     base_arena_unref(arena);
 }
 
@@ -104,7 +116,8 @@ static void test_parse_chunk__text_finish_usage_error(void)
 {
     struct gw_openai_chunk chunk = {.text = BASE_BUF_INIT(1024)};
     struct base_err err = {0};
-    const char *text = "{\"choices\":[{\"delta\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":-4}}";
+    const char *text = "{\"choices\":[{\"delta\":{\"content\":\"hi\"},\"finish_reason\":\"stop\"}],\"usage\":"
+                       "{\"prompt_tokens\":3,\"completion_tokens\":-4}}";
     const char *bad = "{\"error\":{\"message\":\"do not hand on\",\"code\":\"in valid\\n\"}}";
 
     CHECK_RC(gw_openai_parse_chunk(&chunk, text, strlen(text), &err), BASE_OK, &err);
@@ -140,7 +153,9 @@ static enum base_code collect(const char *data, size_t len, void *user)
 
 static void test_sse_push__line_ends_comments_and_joins_at_every_cut(void)
 {
-    static const char stream[] = "\xef\xbb\xbf" "data: one\n\n: comment\r\n\r\ndata:two\rdata: three\r\revent: x\nid: 1\ndata\n\ndata: {\"a\":1}\r\n\r\nretry: 5\n\ndata: cut off";
+    static const char stream[] = "\xef\xbb\xbf"
+                                 "data: one\n\n: comment\r\n\r\ndata:two\rdata: three\r\revent: x\nid: "
+                                 "1\ndata\n\ndata: {\"a\":1}\r\n\r\nretry: 5\n\ndata: cut off";
     static const char expected[] = "one|two\nthree||{\"a\":1}|";
 
     for (size_t step = 1; step < sizeof(stream); step++) {
@@ -160,8 +175,10 @@ static void test_sse_push__line_ends_comments_and_joins_at_every_cut(void)
 
 /* ---- configuration ---- */
 
-static const char needed[] = "cert_file=/c\nkey_file=/k\npolicy_file=/p\nmigrations_dir=/m\njournal_dir=/j\nkek_file=/1\npseudonym_key_file=/2\n"
-                             "pepper_file=/3\nwriter_dsn=a\nmapper_dsn=b\nreader_dsn=c\nstore_dsn=d\nmigrator_dsn=e\n";
+static const char needed[] =
+    "cert_file=/c\nkey_file=/k\npolicy_file=/p\nmigrations_dir=/m\njournal_dir=/j\nkek_file=/"
+    "1\npseudonym_key_file=/2\n"
+    "pepper_file=/3\nwriter_dsn=a\nmapper_dsn=b\nreader_dsn=c\nstore_dsn=d\nmigrator_dsn=e\n";
 
 static void check_config(const char *lines, enum base_code expected, const char *says)
 {
@@ -181,7 +198,8 @@ static void check_config(const char *lines, enum base_code expected, const char 
 static void test_config_parse__names_line_and_column(void)
 {
     check_config("", BASE_OK, NULL);
-    check_config("# c\n\n  listen_port = 99 # no\n", BASE_INVALID, "gh.conf:3:17: listen_port must be a whole number from 0 to 65535");
+    check_config("# c\n\n  listen_port = 99 # no\n", BASE_INVALID,
+                 "gh.conf:3:17: listen_port must be a whole number from 0 to 65535");
     check_config("  listen_port =  99\r\n", BASE_OK, NULL);
     check_config("listen_port = 70000\n", BASE_INVALID, "gh.conf:1:15: listen_port must be a whole number");
     check_config("\n  lisen_port = 1\n", BASE_INVALID, "gh.conf:2:3: unknown option `lisen_port`");
@@ -196,7 +214,8 @@ static void test_config_parse__refuses_passwords_and_missing_options(void)
     struct gw_config *config = NULL;
     struct base_err err = {0};
 
-    CHECK_RC(gw_config_parse(&config, "f", "writer_dsn = host=x password=hunter2\n", 37, &err), BASE_DENIED, &err);
+    CHECK_RC(gw_config_parse(&config, "f", "writer_dsn = host=x password=hunter2\n", 37, &err), BASE_DENIED,
+             &err);
     CHECK(strstr(err.detail, "hunter2") == NULL);
     CHECK_RC(gw_config_parse(&config, "f", "http2 = true\n", 13, &err), BASE_INVALID, &err);
     CHECK(strstr(err.detail, "cert_file is missing") != NULL);

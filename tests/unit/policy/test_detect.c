@@ -236,7 +236,8 @@ static void test_jwt__shapes(void)
 /* The least header there is: the scan's first filter once passed over it. */
 static void test_jwt__shortest_header(void)
 {
-    ROWS({"eyJhbGciOiJ9.e", "jwt:eyJhbGciOiJ9.e"}, {"eyJhbGciOn0.e", "jwt:eyJhbGciOn0.e"}, {"eyJhbGci.e", ""});
+    ROWS({"eyJhbGciOiJ9.e", "jwt:eyJhbGciOiJ9.e"}, {"eyJhbGciOn0.e", "jwt:eyJhbGciOn0.e"},
+         {"eyJhbGci.e", ""});
 }
 
 static void test_jwt__near_misses(void)

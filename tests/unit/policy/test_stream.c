@@ -8,7 +8,7 @@
 #include <time.h>
 
 #define N_TEXTS 4000u
-#define HELD_MAX                                                                                           \
+#define HELD_MAX \
     (40u << 10) /* bytes: 1024 symbols of a JWT's header, each with eight ignored characters of four bytes \
                  */
 
