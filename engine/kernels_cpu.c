@@ -472,11 +472,20 @@ static void matmul_groups(void *arg, unsigned thread, uint32_t begin, uint32_t e
     }
 }
 
+/* Bytes read, times the tokens that meet them, below which an operation is over sooner (some 20 us) than another thread is
+ * awake: a small model is then as fast on busy cores as with one thread. */
+#define WORTH_WAKING (1u << 20)
+
 /* Groups of one piece of work: about 128 KiB of weights, so that they stay in the second-level cache while they meet all tokens,
- * but enough pieces for every thread. */
-static uint32_t matmul_grain(const struct eng_device *dev, const struct eng_weight *w, uint32_t n_groups)
+ * but enough pieces for every thread. All of them in one when they are not worth waking anybody. */
+static uint32_t matmul_grain(const struct eng_device *dev, const struct eng_weight *w, uint32_t n_groups,
+                             uint32_t n_tokens)
 {
     size_t bytes = w->packed != NULL ? w->group_bytes : ENG_LANES * eng_row_bytes(w->type, w->cols);
+
+    if (bytes * n_groups * n_tokens < WORTH_WAKING)
+        return n_groups;
+
     uint32_t grain = (uint32_t)((128u << 10) / (bytes + 1)) + 1,
              fair = n_groups / (dev->options.n_threads * 4) + 1;
 
@@ -506,7 +515,7 @@ static void cpu_matmul(struct eng_device *dev, const struct eng_buf *x, uint32_t
         dev->act.stride = mms[0].w->cols / 32;
         eng_pool_run(dev->pool, quantize_rows, &act, n, 8);
     }
-    eng_pool_run(dev->pool, matmul_groups, &job, n_groups, matmul_grain(dev, mms[0].w, n_groups));
+    eng_pool_run(dev->pool, matmul_groups, &job, n_groups, matmul_grain(dev, mms[0].w, n_groups, n));
 }
 
 static void rope_head(float *x, const float *cs, uint32_t half, bool halves)
@@ -618,8 +627,12 @@ static void cpu_attention(struct eng_device *dev, const struct eng_attention *at
               .score_stride =
                   (dev->options.max_context + ENG_PAGE_TOKENS - 1) / ENG_PAGE_TOKENS * ENG_PAGE_TOKENS},
     };
+    uint32_t n_items = dev->n_tiles * kv->shape.n_kv_heads;
+    uint64_t bytes = 0;
 
-    eng_pool_run(dev->pool, attend_items, &job, dev->n_tiles * kv->shape.n_kv_heads, 1);
+    for (uint32_t t = 0; t < dev->step.n_tokens; t++)
+        bytes += (dev->step.positions[t] + 1ull) * at->n_heads * kv->shape.head_dim * sizeof(float);
+    eng_pool_run(dev->pool, attend_items, &job, n_items, bytes < WORTH_WAKING ? n_items : 1);
 }
 
 struct silu_job {
