@@ -24,7 +24,7 @@ struct gate {
     struct gw_store *store;
     struct gw_auth *auth;
     struct gw_server *server;
-    bool refuse_records; /* the audit says no */
+    atomic_bool refuse_records; /* the audit says no; read by the loops */
 };
 
 /* Ends the process with "Bail out!" when something cannot be started. */
