@@ -13,6 +13,8 @@
 #include "gateway/store.h"
 #include "pg_private.h"
 
+#include <stdatomic.h>
+
 #define GATE_ORIGIN     "https://gate.example:8443"
 #define GATE_IDLE_S     1800u
 #define GATE_ABSOLUTE_S 43200u
