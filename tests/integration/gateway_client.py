@@ -26,6 +26,9 @@ backends:
   local:
     engine: {file: "@MODEL@", max_sequences: 4, queue_max: 8}
     max_class: secret
+  narrow-engine:
+    engine: {file: "@MODEL@", max_sequences: 1, queue_max: 1}
+    max_class: secret
   mock:
     provider: {base_url: "@MOCK_URL@", ca_file: "@CA_FILE@", connect_timeout_ms: 2000, first_byte_timeout_ms: 1500, idle_timeout_ms: 1500, total_timeout_ms: 20000}
     max_class: internal
@@ -39,6 +42,7 @@ models:
   demo: {description: local, routes: [{backend: local, model: demo}]}
   external: {description: provider first, routes: [{backend: mock, model: gpt-mock}, {backend: local, model: demo}]}
   external-only: {routes: [{backend: mock, model: gpt-mock}]}
+  overflow: {routes: [{backend: narrow-engine, model: demo}, {backend: mock, model: gpt-mock}]}
   late: {routes: [{backend: patient, model: "gpt-mock:late"}]}
   through-dead: {routes: [{backend: dead, model: x}, {backend: local, model: demo}]}
   dead-only: {routes: [{backend: dead, model: x}]}
@@ -53,7 +57,7 @@ guards:
     input: {card: mask, iban: mask, email: tag, private_key: block, aws_key: block, github_token: block, slack_token: force_local, jwt: mask}
     output: {card: mask, iban: mask, email: tag, private_key: block, aws_key: mask, github_token: mask, slack_token: mask, jwt: mask}
 roles:
-  employee: {models: [demo, external, external-only, late, through-dead, dead-only, @FAULT_NAMES@], max_class: confidential, limits: wide, guard: standard}
+  employee: {models: [demo, external, external-only, overflow, late, through-dead, dead-only, @FAULT_NAMES@], max_class: confidential, limits: wide, guard: standard}
   narrow: {models: [demo], max_class: internal, limits: narrow, guard: standard}
   few-tokens: {models: [demo, mock-slow], max_class: internal, limits: few-tokens, guard: standard}
   admin: {models: ["*"], max_class: secret, limits: wide, guard: standard}

@@ -435,6 +435,27 @@ def test_fallback__next_route_when_the_first_cannot(gw):
 
 
 @case
+def test_fallback__a_full_engine_queue_goes_out_only_where_the_class_allows(gw):
+    import concurrent.futures
+
+    def ask(label):
+        return gw.chat(keys["employee"], "Count from 1 to 20.", model="overflow", temperature=2.0, max_tokens=600, headers={"x-data-class": label})
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        free = list(pool.map(ask, ["internal"] * 16))
+        bound = list(pool.map(ask, ["confidential"] * 16))
+    equal({a[0] for a in free}, {200}, "with a provider behind it nobody is refused")
+    kinds = [a[1]["x-gatehouse-route-kind"] for a in free]
+    check("provider" in kinds and "engine" in kinds, kinds)
+    check({a[0] for a in bound} <= {200, 503}, "confidential")
+    check(all(a[1]["x-gatehouse-route-kind"] == "engine" for a in bound if a[0] == 200), "confidential data went out")
+    busy = [a for a in bound if a[0] == 503]
+    check(busy, "the queue was never full")
+    refused(busy[0], 503, "engine_busy")
+    check("retry-after" in busy[0][1])
+
+
+@case
 def test_fallback__never_after_the_first_text(gw):
     _, _, (events, done, _) = gw.chat(keys["employee"], model="fallback-cut", stream=True)
     check(not done)
@@ -592,6 +613,8 @@ def test_cancel__while_the_workers_are_busy(gw):
 
 @case
 def test_metrics__format_and_closed_labels(gw):
+    gw.chat(keys["employee"], max_tokens=1)
+    gw.chat(keys["employee"], model="no-such-model")
     import http.client
     connection = http.client.HTTPConnection("127.0.0.1", gw.admin_port, timeout=10)
     connection.request("GET", "/metrics")
