@@ -20,10 +20,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define ENG_STOP_MAX       8u     /* stop strings of one request */
-#define ENG_STOP_BYTES_MAX 256u   /* bytes of one stop string */
-#define ENG_MESSAGES_MAX   4096u  /* messages of one chat */
-#define ENG_SEQUENCES_MAX  64u    /* requests in one batch */
+#define ENG_STOP_MAX       8u    /* stop strings of one request */
+#define ENG_STOP_BYTES_MAX 256u  /* bytes of one stop string */
+#define ENG_MESSAGES_MAX   4096u /* messages of one chat */
+#define ENG_SEQUENCES_MAX  64u   /* requests in one batch */
 #define ENG_CONTEXT_MAX    131072u
 
 struct eng;
@@ -32,11 +32,12 @@ struct eng_request;
 
 struct eng_options {
     const char *model_path;
-    unsigned n_threads;       /* 0: the number of cores */
-    unsigned max_sequences;   /* requests decoded together; 0: 8 */
-    unsigned queue_max;       /* requests waiting for a place; 0: 64; past it eng_submit says BASE_FULL */
-    uint32_t context_tokens;  /* prompt + answer of one request; 0: what the model was trained for, at most 8192 */
-    size_t kv_bytes_max;      /* memory for KV pages; 0: max_sequences * context_tokens */
+    unsigned n_threads;     /* 0: the number of cores */
+    unsigned max_sequences; /* requests decoded together; 0: 8 */
+    unsigned queue_max;     /* requests waiting for a place; 0: 64; past it eng_submit says BASE_FULL */
+    uint32_t
+        context_tokens;  /* prompt + answer of one request; 0: what the model was trained for, at most 8192 */
+    size_t kv_bytes_max; /* memory for KV pages; 0: max_sequences * context_tokens */
 };
 
 /* Reads and checks the model file, copies its weights (the file is closed then), reserves all memory, starts the thread. BASE_INVALID/BASE_CORRUPT/BASE_UNSUPPORTED for
@@ -46,15 +47,15 @@ enum base_code eng_open(struct eng **ret_eng, const struct eng_options *options,
 void eng_close(struct eng *eng);
 
 struct eng_info {
-    char name[96];     /* general.name, made printable */
-    char family[32];   /* "llama", "qwen2" */
-    char weights[16];  /* most common weight type: "Q8_0" */
+    char name[96];    /* general.name, made printable */
+    char family[32];  /* "llama", "qwen2" */
+    char weights[16]; /* most common weight type: "Q8_0" */
     uint32_t n_layers, n_embd, n_vocab;
     uint32_t train_context_tokens, context_tokens;
     uint64_t n_params;
     uint64_t file_bytes, kv_bytes;
     bool has_chat_template;
-    char device[96];   /* one line: "CPU, 2 threads, AVX-512" */
+    char device[96]; /* one line: "CPU, 2 threads, AVX-512" */
 };
 void eng_get_info(const struct eng *eng, struct eng_info *ret_info);
 
@@ -78,15 +79,15 @@ uint32_t eng_prompt_tokens(const struct eng_prompt *prompt);
 void eng_prompt_free(struct eng_prompt *prompt); /* NULL is allowed */
 
 struct eng_sampling {
-    float temperature;        /* 0: greedy */
-    float top_p;              /* (0, 1]; 1: off */
-    float min_p;              /* [0, 1); 0: off */
-    float repetition_penalty; /* > 0; 1: off */
+    float temperature;                         /* 0: greedy */
+    float top_p;                               /* (0, 1]; 1: off */
+    float min_p;                               /* [0, 1); 0: off */
+    float repetition_penalty;                  /* > 0; 1: off */
     float presence_penalty, frequency_penalty; /* [-2, 2]; 0: off */
-    uint32_t top_k;           /* 0: off */
-    uint64_t seed;            /* used as given; the caller draws one when the client gave none */
+    uint32_t top_k;                            /* 0: off */
+    uint64_t seed; /* used as given; the caller draws one when the client gave none */
 };
-#define ENG_SAMPLING_DEFAULT                                                                                      \
+#define ENG_SAMPLING_DEFAULT \
     ((struct eng_sampling){.temperature = 1.0f, .top_p = 1.0f, .repetition_penalty = 1.0f})
 
 enum eng_event_kind { ENG_EVENT_ERROR = 0, ENG_EVENT_START, ENG_EVENT_TEXT, ENG_EVENT_FINISH };
@@ -99,10 +100,11 @@ struct eng_usage {
 
 struct eng_event {
     enum eng_event_kind kind;
-    const char *text;         /* TEXT: valid UTF-8, never a cut sequence, never a part of a stop string; not NUL-ended */
+    const char
+        *text; /* TEXT: valid UTF-8, never a cut sequence, never a part of a stop string; not NUL-ended */
     size_t text_len;
-    enum eng_finish finish;   /* FINISH */
-    struct eng_usage usage;   /* FINISH and ERROR: final; START (prefill is done): prompt_tokens */
+    enum eng_finish finish;     /* FINISH */
+    struct eng_usage usage;     /* FINISH and ERROR: final; START (prefill is done): prompt_tokens */
     const struct base_err *err; /* ERROR */
 };
 
@@ -112,10 +114,10 @@ typedef void eng_event_fn(const struct eng_event *event, void *user);
 struct eng_submit {
     const struct eng_prompt *prompt; /* copied */
     struct eng_sampling sampling;
-    uint32_t max_tokens;      /* 0: as many as the context leaves */
-    const char *const *stop;  /* NUL-terminated strings */
+    uint32_t max_tokens;     /* 0: as many as the context leaves */
+    const char *const *stop; /* NUL-terminated strings */
     unsigned n_stop;
-    uint64_t cache_tag;       /* KV pages are never shared or passed on unwiped between tags */
+    uint64_t cache_tag; /* KV pages are never shared or passed on unwiped between tags */
     eng_event_fn *on_event;
     void *user;
 };

@@ -148,7 +148,7 @@ struct eng_tv eng_tr_item(struct eng_trender *r, struct eng_tv v, struct eng_tv 
     }
     if (key.kind == ENG_TV_STR && (name = key_text(r, key, &said)) != NULL) {
         struct eng_tv out = v.kind == ENG_TV_DICT && !eng_tmethod_exists(v, name) ? eng_tv_undefined(said)
-                                                                                 : eng_tr_attr(r, v, name);
+                                                                                  : eng_tr_attr(r, v, name);
 
         if (out.kind == ENG_TV_UNDEFINED)
             out.name = said;

@@ -38,8 +38,8 @@ struct eng_vocab {
     const char *pre;   /* tokenizer.ggml.pre; NULL when absent */
     uint32_t n_tokens;
     const struct eng_str *tokens;
-    const float *scores;      /* NULL when absent */
-    const int32_t *types;     /* NULL when absent: all normal */
+    const float *scores;  /* NULL when absent */
+    const int32_t *types; /* NULL when absent: all normal */
     uint32_t n_merges;
     const struct eng_str *merges; /* "left right" */
     int32_t bos, eos, eot, unk, pad;
@@ -49,14 +49,16 @@ struct eng_vocab {
 struct eng_tokenizer;
 
 /* BASE_UNSUPPORTED names an unknown model or pre-tokenizer. */
-enum base_code eng_tokenizer_new(struct eng_tokenizer **ret_tok, const struct eng_vocab *vocab, struct base_err *err);
+enum base_code eng_tokenizer_new(struct eng_tokenizer **ret_tok, const struct eng_vocab *vocab,
+                                 struct base_err *err);
 void eng_tokenizer_free(struct eng_tokenizer *tok); /* NULL is allowed */
 
 /* Appends ids of `text` (any bytes) to a growing array: *ids is realloc'ed, *n_ids counts. `parse_special`: control and
  * user-defined token texts inside `text` become their ids (only ever for the template's own text); `add_special`: BOS/EOS as the
  * model wants. BASE_TOO_LARGE when *n_ids would pass max_ids. */
 enum base_code eng_tokenize(const struct eng_tokenizer *tok, const char *text, size_t len, bool add_special,
-                            bool parse_special, uint32_t max_ids, int32_t **ids, uint32_t *n_ids, struct base_err *err);
+                            bool parse_special, uint32_t max_ids, int32_t **ids, uint32_t *n_ids,
+                            struct base_err *err);
 
 struct eng_template_span;
 /* The same for a rendered chat: control tokens are taken from template spans alone, and the text between them is tokenized

@@ -25,9 +25,18 @@
 #include <time.h>
 
 enum {
-    VOCAB = 1536, DIM = 256, LAYERS = 6, HEADS = 8, KV_HEADS = 4, HEAD_DIM = 32, FFN = 512,
-    Q_DIM = HEADS * HEAD_DIM, KV_DIM = KV_HEADS * HEAD_DIM, QKV_DIM = Q_DIM + 2 * KV_DIM,
-    WORKERS = 2, BUDGET = 1024, /* tokens in one worker's half of a batch */
+    VOCAB = 1536,
+    DIM = 256,
+    LAYERS = 6,
+    HEADS = 8,
+    KV_HEADS = 4,
+    HEAD_DIM = 32,
+    FFN = 512,
+    Q_DIM = HEADS * HEAD_DIM,
+    KV_DIM = KV_HEADS * HEAD_DIM,
+    QKV_DIM = Q_DIM + 2 * KV_DIM,
+    WORKERS = 2,
+    BUDGET = 1024, /* tokens in one worker's half of a batch */
     WARMUP = 200
 };
 static const float ROPE_BASE = 10000.0f, NORM_EPS = 1e-5f;
@@ -142,8 +151,8 @@ static void norm_forward(int n, const float *x, const float *w, float *y, float 
 }
 
 /* Adds the gradient through the norm to dx. */
-static void norm_backward(int n, const float *x, const float *w, const float *inverse,
-                          const float *dy, float *dx, float *dw)
+static void norm_backward(int n, const float *x, const float *w, const float *inverse, const float *dy,
+                          float *dx, float *dw)
 {
     for (int t = 0; t < n; t++) {
         const float *row = x + (size_t)t * DIM, *d = dy + (size_t)t * DIM;
@@ -176,8 +185,8 @@ static void rope(const worker *w, float *qkv, float direction)
 
 static void attention_weights(int len, const float *q, const float *k, float *p)
 {
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, len, len, HEAD_DIM,
-                1.0f / sqrtf((float)HEAD_DIM), q, QKV_DIM, k, QKV_DIM, 0.0f, p, len);
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, len, len, HEAD_DIM, 1.0f / sqrtf((float)HEAD_DIM), q,
+                QKV_DIM, k, QKV_DIM, 0.0f, p, len);
     for (int i = 0; i < len; i++) {
         float *row = p + (size_t)i * (size_t)len, top = row[0], sum = 0.0f;
         for (int j = 1; j <= i; j++)
@@ -202,8 +211,8 @@ static void attention_forward(worker *w, const float *qkv, float *out)
         for (int h = 0; h < HEADS; h++) {
             int kv = h / (HEADS / KV_HEADS);
             attention_weights(len, base + h * HEAD_DIM, base + Q_DIM + kv * HEAD_DIM, w->score);
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, len, HEAD_DIM, len, 1.0f,
-                        w->score, len, base + Q_DIM + KV_DIM + kv * HEAD_DIM, QKV_DIM, 0.0f,
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, len, HEAD_DIM, len, 1.0f, w->score, len,
+                        base + Q_DIM + KV_DIM + kv * HEAD_DIM, QKV_DIM, 0.0f,
                         out + (size_t)w->start[s] * Q_DIM + h * HEAD_DIM, Q_DIM);
         }
     }
@@ -223,8 +232,8 @@ static void attention_backward(worker *w, const float *qkv, const float *d_out, 
             const float *d = d_out + (size_t)w->start[s] * Q_DIM + q_at;
             float *p = w->score, *dp = w->d_score, scale = 1.0f / sqrtf((float)HEAD_DIM);
             attention_weights(len, base + q_at, base + k_at, p);
-            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, len, HEAD_DIM, len, 1.0f, p, len,
-                        d, Q_DIM, 1.0f, d_base + v_at, QKV_DIM);
+            cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, len, HEAD_DIM, len, 1.0f, p, len, d, Q_DIM,
+                        1.0f, d_base + v_at, QKV_DIM);
             cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, len, len, HEAD_DIM, 1.0f, d, Q_DIM,
                         base + v_at, QKV_DIM, 0.0f, dp, len);
             for (int i = 0; i < len; i++) {
@@ -235,8 +244,8 @@ static void attention_backward(worker *w, const float *qkv, const float *d_out, 
                 for (int j = 0; j < len; j++)
                     dr[j] = pr[j] * (dr[j] - dot);
             }
-            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, len, HEAD_DIM, len, scale, dp,
-                        len, base + k_at, QKV_DIM, 1.0f, d_base + q_at, QKV_DIM);
+            cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, len, HEAD_DIM, len, scale, dp, len,
+                        base + k_at, QKV_DIM, 1.0f, d_base + q_at, QKV_DIM);
             cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, len, HEAD_DIM, len, scale, dp, len,
                         base + q_at, QKV_DIM, 1.0f, d_base + k_at, QKV_DIM);
         }
@@ -248,8 +257,7 @@ static void forward(worker *w)
     int n = w->n;
     size_t bytes = (size_t)n * DIM * sizeof(float);
     for (int t = 0; t < n; t++)
-        memcpy(w->layer[0].in + (size_t)t * DIM, w->param + (size_t)w->token[t] * DIM,
-               DIM * sizeof(float));
+        memcpy(w->layer[0].in + (size_t)t * DIM, w->param + (size_t)w->token[t] * DIM, DIM * sizeof(float));
     for (int l = 0; l < LAYERS; l++) {
         const float *p = w->param + FIRST_LAYER + (size_t)l * LAYER_SIZE;
         layer_state *s = &w->layer[l];
@@ -495,7 +503,10 @@ static double validate(worker **w, const dataset *d, uint32_t *order)
 /* Moves every tensor along its own gradient: the loss must change at the rate |gradient|. */
 static int check(worker **w, float *param)
 {
-    static const struct { const char *name; size_t at, size; } tensors[] = {
+    static const struct {
+        const char *name;
+        size_t at, size;
+    } tensors[] = {
         {"token_embd", 0, VOCAB * DIM},
         {"attn_norm", FIRST_LAYER + ATTN_NORM, DIM},
         {"attn_qkv", FIRST_LAYER + W_QKV, QKV_DIM * DIM},
@@ -529,8 +540,8 @@ static int check(worker **w, float *param)
         double measured = (loss[0] - loss[1]) / (2.0 * step);
         double error = fabs(measured - length) / length;
         bad += error > 0.02;
-        printf("%-12s gradient %.6f  finite difference %.6f  error %.4f%s\n", tensors[k].name,
-               length, measured, error, error > 0.02 ? "  WRONG" : "");
+        printf("%-12s gradient %.6f  finite difference %.6f  error %.4f%s\n", tensors[k].name, length,
+               measured, error, error > 0.02 ? "  WRONG" : "");
     }
     return bad != 0;
 }
@@ -569,8 +580,7 @@ static void adam(float *param, const float *grad, float *m, float *v, float lr, 
     }
 }
 
-static void save(const char *path, const checkpoint_header *h, const float *p, const float *m,
-                 const float *v)
+static void save(const char *path, const checkpoint_header *h, const float *p, const float *m, const float *v)
 {
     char partial[4096];
     snprintf(partial, sizeof partial, "%s.partial", path);
@@ -623,16 +633,15 @@ int main(int argc, char **argv)
     float *param = floats(PARAMS), *m = floats(PARAMS), *v = floats(PARAMS);
     if (order == NULL || held_order == NULL)
         die("out of memory");
-    checkpoint_header h = {MAGIC, 0, 0, 0, 0,
-                           {VOCAB, DIM, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN, PARAMS}};
+    checkpoint_header h = {MAGIC, 0, 0, 0, 0, {VOCAB, DIM, LAYERS, HEADS, KV_HEADS, HEAD_DIM, FFN, PARAMS}};
     initialise(param, seed);
     FILE *f = fopen(argv[2], "rb");
     if (f != NULL && !only_check) {
         checkpoint_header old;
         if (fread(&old, sizeof old, 1, f) != 1 || old.magic != MAGIC ||
             memcmp(old.shape, h.shape, sizeof h.shape) != 0 ||
-            fread(param, sizeof *param, PARAMS, f) != PARAMS ||
-            fread(m, sizeof *m, PARAMS, f) != PARAMS || fread(v, sizeof *v, PARAMS, f) != PARAMS)
+            fread(param, sizeof *param, PARAMS, f) != PARAMS || fread(m, sizeof *m, PARAMS, f) != PARAMS ||
+            fread(v, sizeof *v, PARAMS, f) != PARAMS)
             die("the checkpoint does not fit this trainer");
         h = old;
         printf("continuing at step %u\n", h.step);
@@ -663,22 +672,21 @@ int main(int argc, char **argv)
         }
         double loss = run(w, 1);
         h.step++;
-        float rate = h.step < WARMUP
-                         ? top_rate * (float)h.step / WARMUP
-                         : top_rate * (0.02f + 0.49f * (1.0f + cosf(3.14159265f * (float)h.step /
-                                                                    (float)steps)));
+        float rate =
+            h.step < WARMUP
+                ? top_rate * (float)h.step / WARMUP
+                : top_rate * (0.02f + 0.49f * (1.0f + cosf(3.14159265f * (float)h.step / (float)steps)));
         adam(param, w[0]->grad, m, v, rate, h.step);
         average = average == 0.0 ? loss : 0.98 * average + 0.02 * loss;
         if (h.step % 50 == 0) {
-            printf("step %u  loss %.4f  lr %.5f  %.2fM tokens  %.0f tok/s\n", h.step, average,
-                   (double)rate, (double)h.tokens / 1e6,
-                   (double)(h.tokens - first_tokens) / (now() - begin));
+            printf("step %u  loss %.4f  lr %.5f  %.2fM tokens  %.0f tok/s\n", h.step, average, (double)rate,
+                   (double)h.tokens / 1e6, (double)(h.tokens - first_tokens) / (now() - begin));
             fflush(stdout);
         }
         if (h.step % 500 == 0 || h.step == steps || h.step == stop) {
             save(argv[2], &h, param, m, v);
-            printf("step %u  validation loss %.4f  %.0f s\n", h.step,
-                   validate(w, &held, held_order), now() - begin);
+            printf("step %u  validation loss %.4f  %.0f s\n", h.step, validate(w, &held, held_order),
+                   now() - begin);
             fflush(stdout);
         }
     }
