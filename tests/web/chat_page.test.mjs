@@ -292,22 +292,29 @@ const cases = [
   ['test_scroll__follows_and_yields_to_the_reader', () => withPage(async page => {
     scripted();
     await send(page, 'endless');
-    const atEnd = () => page.evaluate(() => {
+    const reachesEnd = () => page.waitForFunction(() => {
       const box = document.querySelector('.scroll');
       return box.scrollHeight - box.scrollTop - box.clientHeight < 60;
     });
+    const top = () => page.evaluate(() => document.querySelector('.scroll').scrollTop);
     await page.waitForFunction(() => document.querySelector('.scroll').scrollHeight > 2000);
-    assert.ok(await atEnd());
+    await reachesEnd();
     await page.mouse.move(640, 300);
     await page.mouse.wheel(0, -600);
     await page.getByRole('button', { name: 'To the latest' }).waitFor();
-    const top = await page.evaluate(() => document.querySelector('.scroll').scrollTop);
-    await page.waitForTimeout(300);
-    assert.ok(Math.abs(await page.evaluate(() => document.querySelector('.scroll').scrollTop) - top) < 3, 'the reader was moved');
+    let settled = await top(); // the browser scrolls the wheel's way over several frames
+    for (let before = -1; before !== settled; settled = await top()) {
+      before = settled;
+      await page.waitForTimeout(250);
+    }
+    const height = await page.evaluate(() => document.querySelector('.scroll').scrollHeight);
+    await page.waitForFunction(height => document.querySelector('.scroll').scrollHeight > height + 100, height);
+    assert.ok(Math.abs(await top() - settled) < 3, 'the reader was moved');
     await page.getByRole('button', { name: 'To the latest' }).click();
-    assert.ok(await atEnd());
-    await page.waitForTimeout(300);
-    assert.ok(await atEnd(), 'does not follow again');
+    await reachesEnd();
+    const later = await page.evaluate(() => document.querySelector('.scroll').scrollHeight);
+    await page.waitForFunction(later => document.querySelector('.scroll').scrollHeight > later + 100, later);
+    await reachesEnd(); // it follows again
     await page.getByRole('button', { name: 'Stop' }).click();
   })],
 
@@ -315,12 +322,12 @@ const cases = [
     scripted();
     for (const text of ['mixed', 'code', 'mixed again']) {
       await ask(page, text);
-      await page.waitForTimeout(300);
-      const { bottom, end } = await page.evaluate(() => ({
-        bottom: [...document.querySelectorAll('.answer-footer')].at(-1).getBoundingClientRect().bottom,
-        end: document.querySelector('.foot').getBoundingClientRect().top,
-      }));
-      assert.ok(bottom <= end && bottom > end - 120, `${text}: footer ends at ${bottom}, the message field begins at ${end}`);
+      // the footer ends above the message field, and near it
+      await page.waitForFunction(() => {
+        const bottom = [...document.querySelectorAll('.answer-footer')].at(-1).getBoundingClientRect().bottom;
+        const end = document.querySelector('.foot').getBoundingClientRect().top;
+        return bottom <= end && bottom > end - 120;
+      });
     }
   })],
 
@@ -618,7 +625,7 @@ const cases = [
     await ask(page, 'hello first');
     await page.getByRole('button', { name: 'New chat' }).click();
     await page.getByRole('heading', { name: 'What are you working on?' }).waitFor();
-    assert.equal(await page.evaluate(() => document.activeElement.id), 'composer');
+    await page.waitForFunction(() => document.activeElement.id === 'composer');
     await ask(page, 'mixed second');
     await page.getByRole('button', { name: 'hello first' }).click();
     assert.equal(await page.locator('.turn').count(), 1);
@@ -660,11 +667,11 @@ const cases = [
     await page.locator('.model-choice input:focus').waitFor();
     await page.keyboard.press('ArrowDown');
     await page.keyboard.press('Enter');
-    assert.equal(await page.locator('.model-choice .panel').count(), 0);
-    assert.match(await page.evaluate(() => document.activeElement.innerText), /house-large/);
+    await page.locator('.model-choice .panel').waitFor({ state: 'detached' });
+    await page.waitForFunction(() => /house-large/.test(document.activeElement.innerText));
     await page.keyboard.press('Enter');
     await page.keyboard.press('Escape');
-    assert.match(await page.evaluate(() => document.activeElement.className), /opener/);
+    await page.waitForFunction(() => /opener/.test(document.activeElement.className));
   })],
 
   ['test_keyboard__no_live_region_holds_streaming_text', () => withPage(async page => {
