@@ -16,7 +16,7 @@ import time
 
 LINE = re.compile(r"^(not ok|ok)\b(?:\s+\d+)?\s*-?\s*(.*?)(?:\s+#\s*(SKIP|TODO)\b\s*(.*))?$", re.I)
 PLAN = re.compile(r"^1\.\.(\d+)")
-# Not detect_stack_use_after_return: gcc 12 gives 64-byte vectors of its fake stack 32-byte alignment (gcc bug 110027), and AVX-512 code dies.
+# Not detect_stack_use_after_return: gcc 12 gives 64-byte vectors of its fake stack 32-byte alignment, and AVX-512 code dies (seen here).
 SANITIZERS = {
     "ASAN_OPTIONS": "abort_on_error=0:strict_string_checks=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
