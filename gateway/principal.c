@@ -56,6 +56,8 @@ const char *gw_auth_method_name(enum gw_auth_method method)
     case GW_AUTH_NONE: return "none";
     case GW_AUTH_API_KEY: return "api_key";
     case GW_AUTH_SESSION: return "session";
+    case GW_AUTH_BEARER: return "bearer";
+    case GW_AUTH_CERTIFICATE: return "certificate";
     }
     return "none";
 }

@@ -16,7 +16,13 @@
 #define GW_ROLES_MAX      16u
 #define GW_CREDENTIAL_MAX 40u
 
-enum gw_auth_method { GW_AUTH_NONE = 0, GW_AUTH_API_KEY, GW_AUTH_SESSION };
+enum gw_auth_method {
+    GW_AUTH_NONE = 0,
+    GW_AUTH_API_KEY,
+    GW_AUTH_SESSION,
+    GW_AUTH_BEARER,     /* an access token of the organisation's provider */
+    GW_AUTH_CERTIFICATE /* a client certificate of a service account */
+};
 
 struct gw_principal {
     enum gw_auth_method method;   /* NONE: nobody; every check refuses */
@@ -27,7 +33,10 @@ struct gw_principal {
     unsigned n_roles;
     char credential_id[GW_CREDENTIAL_MAX]; /* key id, or hash prefix of the session */
     bool is_admin;                         /* has the role "admin" */
-    uint64_t cache_tag;                    /* KV pages are not shared between tags: one per person */
+    uint64_t cache_tag;                    /* KV pages are not shared between tags: one per person (auth.h) */
+    uint64_t sid_tag,
+        directory_tag; /* of the provider's session and of the SCIM person, keyed likewise; 0: none */
+    int64_t since_us;  /* when it was proved: a revocation that is later meets it */
 };
 
 /* Fills issuer, subject, tenant, roles and is_admin from text; roles are separated by newlines ("" for none). BASE_INVALID, with
@@ -37,6 +46,7 @@ enum base_code gw_principal_fill(struct gw_principal *principal, const char *iss
 /* 1-63 of [A-Za-z0-9._-]: what keys and links may be given. */
 bool gw_role_valid(const char *role);
 
-const char *gw_auth_method_name(enum gw_auth_method method); /* "none", "api_key", "session" */
+const char *
+gw_auth_method_name(enum gw_auth_method method); /* "none", "api_key", "session", "bearer", "certificate" */
 
 #endif

@@ -228,4 +228,96 @@ const struct pol_stream_report *pol_stream_report(const struct pol_stream *strea
 /* The commands `policy check FILE` and `policy explain --role R --model M --class C [FILE]`; argv[0] is "policy". */
 int pol_cli_main(int argc, char **argv, const char *default_file);
 
+/* ---- identity: who may come in, and with which roles (the document's section `identity`) ---- */
+
+#define POL_PROVIDERS_MAX 16u
+#define POL_LIST_MAX      16u /* entries of a short list: scopes, algorithms, hosts, audiences */
+#define POL_TEXT_MAX      256u
+#define POL_CLAIM_MAX     64u
+#define POL_MAPPINGS_MAX  256u
+#define POL_ACCOUNTS_MAX  256u
+
+enum pol_provider_kind { POL_PROVIDER_NONE = 0, POL_PROVIDER_OIDC, POL_PROVIDER_SAML };
+enum pol_signed { POL_SIGNED_RESPONSE = 0, POL_SIGNED_ASSERTION, POL_SIGNED_EITHER };
+
+struct pol_list {
+    const char *items[POL_LIST_MAX];
+    size_t n;
+};
+
+struct pol_provider {
+    char name[POL_NAME_MAX];  /* stands in URLs: /auth/oidc/NAME/callback */
+    char label[POL_TEXT_MAX]; /* on the sign-in page */
+    enum pol_provider_kind kind;
+    unsigned clock_skew_s; /* at most 300; default 60 */
+    /* oidc */
+    char issuer[POL_TEXT_MAX]; /* exact; https, or http for a loopback address alone */
+    char client_id[POL_TEXT_MAX];
+    char client_secret_file[POL_PATH_MAX]; /* "": a public client */
+    char token_auth[8];                    /* "basic", "post", "none" */
+    struct pol_list scopes, algorithms, acr, hosts;
+    unsigned max_age_s; /* 0: not asked */
+    bool userinfo;
+    char ca_file[POL_PATH_MAX];       /* "": the system's */
+    struct pol_list bearer_audiences; /* of /v1; n 0: access tokens of this provider are not taken */
+    struct pol_list scim_audiences;   /* of /scim/v2 */
+    bool introspection, require_binding;
+    /* saml */
+    char metadata_file[POL_PATH_MAX],
+        entity_id[POL_TEXT_MAX]; /* entity_id: ours; "": public_url/auth/saml/NAME/metadata */
+    char key_file[POL_PATH_MAX], cert_file[POL_PATH_MAX];
+    bool sign_requests, want_encrypted;
+    enum pol_signed want_signed;
+    /* claims or attributes */
+    char subject_claim[POL_CLAIM_MAX]; /* "": sub, NameID */
+    char groups_claim[POL_CLAIM_MAX];  /* "groups" */
+    char groups_separator[8];          /* "": a list; else one text is cut there and trimmed */
+    char name_claim[POL_CLAIM_MAX], email_claim[POL_CLAIM_MAX];
+    char directory_claim[POL_CLAIM_MAX]; /* whose value is the SCIM key; "": not joined to SCIM */
+    bool directory_required;             /* only persons whom SCIM has provisioned sign in */
+};
+
+struct pol_service_account {
+    char name[POL_NAME_MAX]; /* the subject is "service:NAME" */
+    const char *roles[POL_LIST_MAX];
+    size_t n_roles;
+    char cert_sha256[65];        /* lower-case hex of the client certificate's DER; "": none */
+    char provider[POL_NAME_MAX]; /* with client_id: access tokens of this client at that provider; "": none */
+    char client_id[POL_TEXT_MAX];
+};
+
+struct pol_identity {
+    char default_role[POL_NAME_MAX]; /* "": none: who is mapped to no role does not come in */
+    bool strict;        /* several roles: the smaller limits, the stricter class and guard count */
+    bool break_glass;   /* local administrators may sign in */
+    unsigned refresh_s; /* sessions ask their provider anew after so long; default 900 */
+    bool scim;
+    char scim_token_file[POL_PATH_MAX];
+    char scim_key[16]; /* "userName" or "externalId": what a directory_claim's value is compared with */
+};
+
+const struct pol_identity *
+pol_identity(const struct pol_snapshot *snapshot); /* never NULL: all defaults without the section */
+size_t pol_n_providers(const struct pol_snapshot *snapshot);
+const struct pol_provider *pol_provider_at(const struct pol_snapshot *snapshot, size_t index);
+const struct pol_provider *pol_provider_find(const struct pol_snapshot *snapshot,
+                                             const char *name); /* NULL: none */
+size_t pol_n_service_accounts(const struct pol_snapshot *snapshot);
+const struct pol_service_account *pol_service_account_at(const struct pol_snapshot *snapshot, size_t index);
+
+/* The names of the claims that the mapping of a provider reads, its groups claim first; at most POL_LIST_MAX * 4, no name twice. */
+size_t pol_claims_wanted(const struct pol_snapshot *snapshot, const struct pol_provider *provider,
+                         const char *names[POL_LIST_MAX * 4]);
+
+struct pol_claim {
+    const char *name, *value; /* a list is several of them */
+};
+/* Roles of a person by the document's mappings, in the document's order, no role twice, at most roles_max; pure. `provider` may be
+ * NULL: groups of the directory alone, which mappings with `group` and no `provider` see, too. Returns how many; 0: may not come in.
+ * BASE_FULL in *ret_rc when there were more than roles_max (none is dropped silently: nobody comes in by half). Valid as long as
+ * the snapshot. */
+size_t pol_map_roles(const struct pol_snapshot *snapshot, const struct pol_provider *provider,
+                     const struct pol_claim *claims, size_t n_claims, const char **roles, size_t roles_max,
+                     enum base_code *ret_rc);
+
 #endif

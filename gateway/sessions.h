@@ -1,0 +1,101 @@
+/* Sessions: who is signed in. Sealed in Redis, ended in Postgres, remembered for moments here.
+ *
+ * What: a session is a random token in a cookie (session.h); Redis holds, under the token's keyed hash, the session's record sealed
+ *       with AES-256-GCM (key derived from the pepper; the hash is additional data), with the idle limit as its time to live. A
+ *       revocation is a row in Postgres (identity.revocations), since Redis may lose a write: every gateway holds those that can still
+ *       matter in memory and asks them on every use, so that neither Redis nor a copy of it brings an ended session back.
+ * Who:  one gw_sessions per process; calls on a loop answer on that loop. gw_sessions_revoked from any thread.
+ * Promises:
+ *   - a session that any gateway ended is refused everywhere, and its live streams are cut, within a second while Postgres is there;
+ *   - idle and absolute limits hold; at sign-in and at every refresh the token is a new one, the old one is dead;
+ *   - with Redis away nobody signs in; a session that was verified here moments ago goes on for GW_SESSION_CACHE_MS;
+ *   - 10,000 live sessions take less than 20 MB here.
+ * Not here: cookies and tokens (session.h), what a provider said (sign_in.c).
+ */
+#ifndef GATEWAY_SESSIONS_H
+#define GATEWAY_SESSIONS_H
+
+#include "base/err.h"
+#include "gateway/live.h"
+#include "gateway/loop.h"
+#include "gateway/principal.h"
+
+#include <stdint.h>
+
+#define GW_SESSION_ID_LEN    16u /* the public name of a session: hex of the start of its hash; credential_id */
+#define GW_PROVIDER_NAME_MAX 64u
+#define GW_SID_MAX           256u /* the provider's session: OIDC sid, SAML SessionIndex */
+
+struct gw_sessions;
+
+/* What is sealed. Texts that may be long are heap, owned by who fills it; NULL for none. */
+struct gw_session_record {
+    struct gw_principal
+        who; /* roles: what the provider's claims gave; those of the SCIM directory are added at each use */
+    char provider[GW_PROVIDER_NAME_MAX]; /* "" for links and local administrators */
+    char sid[GW_SID_MAX];
+    char directory_key[GW_SUBJECT_MAX];         /* "" for none: gateway/directory.h */
+    char name[128], email[128];                 /* to show, no right hangs on them */
+    char from[GW_PEER_MAX];                     /* where it was started */
+    int64_t started_us, seen_us, expires_at_us; /* absolute */
+    int64_t refresh_at_us; /* 0: never; past it the session must be refreshed: GW_AUTH_SESSION_STALE */
+    char *refresh_token;   /* OIDC */
+    char *logout_hint;     /* id_token (OIDC); NameID and its format, separated by a newline (SAML) */
+};
+void gw_session_record_free(struct gw_session_record *record); /* wipes; what it points to, not itself */
+
+/* What a revocation names. */
+enum gw_revoke_kind {
+    GW_REVOKE_NONE = 0,
+    GW_REVOKE_SESSION, /* credential_id */
+    GW_REVOKE_PERSON,  /* issuer and subject: every session and cached token from before */
+    GW_REVOKE_SID,     /* issuer and sid */
+    GW_REVOKE_KEY      /* directory key: every session of that person from before, whatever the issuer */
+};
+
+/* record: borrowed for the callback. BASE_DENIED: no such session now. BASE_UNAVAILABLE, BASE_TIMEOUT, BASE_FULL: cannot be said. */
+typedef void gw_sessions_fn(enum base_code rc, const struct gw_session_record *record, void *user);
+struct gw_sessions_op;
+void gw_sessions_forget(struct gw_sessions_op *op); /* NULL is allowed */
+
+/* Starts a session: record is copied and sealed; token (GW_TOKEN_LEN) is the new cookie's. Each below: NULL when done was already
+ * called. */
+struct gw_sessions_op *gw_sessions_start(struct gw_sessions *sessions, struct gw_loop *loop,
+                                         const char *token, const struct gw_session_record *record,
+                                         gw_sessions_fn *done, void *user);
+/* For identify: principal alone, from memory when verified moments ago; the directory's state and roles are applied. */
+typedef void gw_session_who_fn(enum base_code rc, const struct gw_principal *who, bool stale, void *user);
+struct gw_sessions_op *gw_sessions_identify(struct gw_sessions *sessions, struct gw_loop *loop,
+                                            const char *token, gw_session_who_fn *done, void *user);
+/* The whole record (refresh, logout, GET /auth/session). */
+struct gw_sessions_op *gw_sessions_get(struct gw_sessions *sessions, struct gw_loop *loop, const char *token,
+                                       gw_sessions_fn *done, void *user);
+/* Puts a record under a new token and ends the old one (refresh). BASE_EXISTS: another request is just doing that. */
+struct gw_sessions_op *gw_sessions_rotate_begin(struct gw_sessions *sessions, struct gw_loop *loop,
+                                                const char *token, gw_sessions_fn *done, void *user);
+struct gw_sessions_op *gw_sessions_rotate_end(struct gw_sessions *sessions, struct gw_loop *loop,
+                                              const char *token, const char *new_token,
+                                              const struct gw_session_record *record, gw_sessions_fn *done,
+                                              void *user);
+
+/* Ends what it names, in Postgres first (BASE_UNAVAILABLE: nothing was ended), and cuts its live streams here; the other gateways
+ * follow by notification. a: credential_id, issuer, or directory key; b: subject, sid, or "". */
+struct gw_sessions_op *gw_sessions_revoke(struct gw_sessions *sessions, struct gw_loop *loop,
+                                          enum gw_revoke_kind kind, const char *a, const char *b,
+                                          const char *reason, gw_sessions_fn *done, void *user);
+/* True when a principal that was proved at since_us has been revoked since. For bearer tokens and API keys, too. */
+bool gw_sessions_revoked(struct gw_sessions *sessions, const struct gw_principal *who, int64_t since_us);
+
+/* Once, for ever: true the first time that (kind, value) is brought (SAML assertions, OIDC states, logout tokens' jti).
+ * BASE_EXISTS: brought before. BASE_UNAVAILABLE: cannot be recorded, so it must be refused. A unique insert in Postgres. */
+struct gw_sessions_op *gw_sessions_use_once(struct gw_sessions *sessions, struct gw_loop *loop,
+                                            const char *kind, const char *value, int64_t until_s,
+                                            gw_sessions_fn *done, void *user);
+
+/* Live sessions of a person (admin: of all, subject ""), newest first; each is called within the callback's time, before done. */
+typedef void gw_session_each_fn(const struct gw_session_record *record, const char *session_id, void *user);
+struct gw_sessions_op *gw_sessions_list(struct gw_sessions *sessions, struct gw_loop *loop,
+                                        const char *issuer, const char *subject, gw_session_each_fn *each,
+                                        gw_sessions_fn *done, void *user);
+
+#endif
