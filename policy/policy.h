@@ -233,6 +233,7 @@ int pol_cli_main(int argc, char **argv, const char *default_file);
 #define POL_PROVIDERS_MAX 16u
 #define POL_LIST_MAX      16u /* entries of a short list: scopes, algorithms, hosts, audiences */
 #define POL_TEXT_MAX      256u
+#define POL_PATH_MAX      1024u
 #define POL_CLAIM_MAX     64u
 #define POL_MAPPINGS_MAX  256u
 #define POL_ACCOUNTS_MAX  256u
