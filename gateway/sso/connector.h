@@ -1,0 +1,26 @@
+/* Connector: the one place that opens connections to identity providers.
+ *
+ * What: a child process that knows the configured hosts of each provider, resolves and connects to them alone, and hands the connected
+ *       descriptor over (SCM_RIGHTS). gatehouse-sso, which parses what strangers say, can then be without socket() and connect().
+ * Who:  sso_connector_start on the main thread before the sandbox; sso_connect from any thread.
+ */
+#ifndef GATEWAY_SSO_CONNECTOR_H
+#define GATEWAY_SSO_CONNECTOR_H
+
+#include "gateway/sso/sso.h"
+
+/* Forks the child. The allow-list is each provider's issuer's host and its `hosts`. Called while there is one thread. */
+enum base_code sso_connector_start(const struct sso_process *process, struct base_err *err);
+
+/* A connected TCP socket, the caller's. BASE_DENIED: not in this provider's list. BASE_UNAVAILABLE: not found or not reached.
+ * BASE_TIMEOUT. */
+enum base_code sso_connect(const struct sso_provider *provider, const char *host, unsigned port,
+                           unsigned timeout_ms, int *ret_fd, struct base_err *err);
+
+/* In `hosts`: "name" (port 443), "name:port", "[v6]:port". False: not that. */
+bool sso_host_parse(const char *text, char *host, size_t size, unsigned *ret_port);
+/* Host and port of an http(s) URL. */
+bool sso_url_host(const char *url, char *host, size_t size, unsigned *ret_port);
+bool sso_host_is_loopback(const char *host);
+
+#endif
