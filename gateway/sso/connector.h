@@ -2,15 +2,17 @@
  *
  * What: a child process that knows the configured hosts of each provider, resolves and connects to them alone, and hands the connected
  *       descriptor over (SCM_RIGHTS). gatehouse-sso, which parses what strangers say, can then be without socket() and connect().
- * Who:  sso_connector_start on the main thread before the sandbox; sso_connect from any thread.
+ * Who:  start and allow on the main thread before the sandbox; sso_connect from any thread.
  */
 #ifndef GATEWAY_SSO_CONNECTOR_H
 #define GATEWAY_SSO_CONNECTOR_H
 
 #include "gateway/sso/sso.h"
 
-/* Forks the child. The allow-list is each provider's issuer's host and its `hosts`. Called while there is one thread. */
-enum base_code sso_connector_start(const struct sso_process *process, struct base_err *err);
+/* Forks the child: first of all, so that it holds no secret. */
+enum base_code sso_connector_start(struct base_err *err);
+/* Tells it the allow-list, each provider's issuer's host and its `hosts`, and seals it. Before the sandbox; once. */
+void sso_connector_allow(const struct sso_process *process);
 
 /* A connected TCP socket, the caller's. BASE_DENIED: not in this provider's list. BASE_UNAVAILABLE: not found or not reached.
  * BASE_TIMEOUT. */
