@@ -30,6 +30,8 @@ enum base_code sso_http_init(struct base_err *err);
 enum base_code sso_http(struct sso_ctx *ctx, struct sso_provider *provider, const char *url,
                         const char *accept, const char *authorization, const char *form,
                         struct sso_http_answer *ret_answer, struct base_err *err);
+/* Before a thread that made requests ends. */
+void sso_http_thread_end(void);
 /* True for an URL that sso_http would take: https, or http to a loopback address; no user, no fragment. */
 bool sso_url_ok(const char *url);
 
