@@ -3,6 +3,7 @@
 #ifndef GATEWAY_SSO_OIDC_PRIV_H
 #define GATEWAY_SSO_OIDC_PRIV_H
 
+#include "base/buf.h"
 #include "gateway/sso/http.h"
 #include "gateway/sso/jwks.h"
 #include "gateway/sso/oidc.h"
