@@ -16,13 +16,20 @@ PUBLIC = {"engine/engine.h", "policy/policy.h", "audit/audit.h"}
 FENCES = {
     "h2o": ["gateway/server_priv.h", "gateway/server*.c", "gateway/loop.c", "gateway/shim/*"],
     "hiredis/": ["gateway/redis.c"],
-    "curl/": ["gateway/http_client.c", "gateway/serve.c"],
-    "jansson.h": ["gateway/codec_*.c"],
+    "curl/": ["gateway/http_client.c", "gateway/serve.c", "gateway/sso/http.c"],
+    "jansson.h": ["gateway/codec_*.c", "gateway/sso/*"],
+    "cjose/": ["gateway/sso/jwks.c"],
+    "oauth2/": ["gateway/sso/dpop.c"],
+    "lasso/": ["gateway/sso/saml*"],
+    "libxml/": ["gateway/sso/saml*"],
+    "xmlsec/": ["gateway/sso/saml*"],
+    "seccomp.h": ["gateway/sso/sandbox.c"],
+    "argon2.h": ["base/password.c"],
     "libpq-fe.h": ["base/pg.c"],
     "libfyaml.h": ["policy/yaml.c"],
     "hs": ["policy/scan.c"],
     "utf8proc.h": ["policy/normalize.c"],
-    "openssl/": ["base/crypto.c", "gateway/server_tls.c", "gateway/server_priv.h", "gateway/server.c"],
+    "openssl/": ["base/crypto.c", "gateway/server_tls.c", "gateway/server_priv.h", "gateway/server.c", "gateway/sso/jwt.c"],
 }
 
 
