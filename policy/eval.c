@@ -124,6 +124,25 @@ static void widen_limits(struct pol_limits *into, const struct pol_limits *other
         into->fail_mode = POL_FAIL_CLOSED;
 }
 
+static uint64_t smaller_limit(uint64_t a, uint64_t b)
+{
+    if (a == 0 || b == 0)
+        return a == 0 ? b : a;
+    return a < b ? a : b;
+}
+
+/* `combine: strict`: the smaller allowance; no limit only when nobody sets one. */
+static void narrow_limits(struct pol_limits *into, const struct pol_limits *other)
+{
+    into->requests_per_minute =
+        (uint32_t)smaller_limit(into->requests_per_minute, other->requests_per_minute);
+    into->requests_burst = (uint32_t)smaller_limit(into->requests_burst, other->requests_burst);
+    into->tokens_per_minute = smaller_limit(into->tokens_per_minute, other->tokens_per_minute);
+    into->tokens_burst = smaller_limit(into->tokens_burst, other->tokens_burst);
+    if (other->fail_mode == POL_FAIL_CLOSED)
+        into->fail_mode = POL_FAIL_CLOSED;
+}
+
 static void tighten_guard(struct pol_guard *into, const struct pol_guard *other)
 {
     for (size_t d = 0; d < POL_DETECT_COUNT; d++) {
@@ -165,7 +184,7 @@ void pol_limits_for(const struct pol_snapshot *snapshot, const char *const *role
         if (first)
             limits = *role->limits;
         else {
-            widen_limits(&limits, role->limits);
+            (snapshot->identity.pub.strict ? narrow_limits : widen_limits)(&limits, role->limits);
             join_name(limits.name, role->limits->name);
         }
         first = false;
@@ -206,18 +225,36 @@ static const struct model_rule *find_model(const struct pol_snapshot *s, const c
     return NULL;
 }
 
-/* The highest ceiling among the roles that grant the model; UNKNOWN when none does. */
+/* The role that denies the model; NULL: none does. */
+static const struct role_rule *denying_role(const struct pol_snapshot *s, const struct pol_facts *facts,
+                                            size_t model)
+{
+    for (size_t i = 0; i < facts->n_roles; i++) {
+        const struct role_rule *role = snapshot_role(s, facts->roles[i]);
+
+        if (role != NULL && role_denies(role, model))
+            return role;
+    }
+    return NULL;
+}
+
+/* The highest ceiling among the roles that grant the model, UNKNOWN when none does; with `combine: strict` the
+ * lowest of all the caller's roles. */
 static enum pol_class role_ceiling(const struct pol_snapshot *s, const struct pol_facts *facts, size_t model)
 {
-    enum pol_class ceiling = POL_CLASS_UNKNOWN;
+    enum pol_class highest = POL_CLASS_UNKNOWN, lowest = POL_SECRET;
 
     for (size_t i = 0; i < facts->n_roles; i++) {
         const struct role_rule *role = snapshot_role(s, facts->roles[i]);
 
-        if (role != NULL && role_grants(role, model) && role->max_class > ceiling)
-            ceiling = role->max_class;
+        if (role == NULL)
+            continue;
+        if (role_grants(role, model) && role->max_class > highest)
+            highest = role->max_class;
+        if (role->max_class < lowest)
+            lowest = role->max_class;
     }
-    return ceiling;
+    return s->identity.pub.strict && lowest < highest ? lowest : highest;
 }
 
 /* ---- guard ---- */
@@ -276,6 +313,7 @@ void pol_decide(const struct pol_snapshot *snapshot, const struct pol_facts *fac
                 struct pol_decision *ret_decision)
 {
     struct pol_decision *d = ret_decision;
+    const struct role_rule *denying;
     const struct model_rule *model;
     enum pol_class ceiling;
     size_t index = 0, fitting;
@@ -293,6 +331,12 @@ void pol_decide(const struct pol_snapshot *snapshot, const struct pol_facts *fac
     if (model == NULL) {
         deny(d, POL_DENY_MODEL_UNKNOWN);
         reason(d, "the policy has no such model");
+        return;
+    }
+    denying = denying_role(snapshot, facts, index);
+    if (denying != NULL) {
+        deny(d, POL_DENY_MODEL_NOT_ALLOWED);
+        reason(d, "role %.40s denies model %.40s", denying->name, model->pub.name);
         return;
     }
     ceiling = role_ceiling(snapshot, facts, index);

@@ -108,7 +108,7 @@ struct pol_model {
 };
 size_t pol_n_models(const struct pol_snapshot *snapshot);
 const struct pol_model *pol_model_at(const struct pol_snapshot *snapshot, size_t index);
-/* True when one of the roles may use the model for some class. */
+/* True when one of the roles may use the model for some class, and none of them denies it. */
 bool pol_model_visible(const struct pol_snapshot *snapshot, size_t index, const char *const *roles,
                        size_t n_roles);
 bool pol_role_exists(const struct pol_snapshot *snapshot, const char *role);
@@ -234,7 +234,8 @@ int pol_cli_main(int argc, char **argv, const char *default_file);
 #define POL_LIST_MAX      16u /* entries of a short list: scopes, algorithms, hosts, audiences */
 #define POL_TEXT_MAX      256u
 #define POL_PATH_MAX      1024u
-#define POL_CLAIM_MAX     64u
+#define POL_ISSUER_MAX    128u
+#define POL_CLAIM_MAX     128u /* AD FS and Entra name attributes by addresses */
 #define POL_MAPPINGS_MAX  256u
 #define POL_ACCOUNTS_MAX  256u
 
@@ -252,7 +253,7 @@ struct pol_provider {
     enum pol_provider_kind kind;
     unsigned clock_skew_s; /* at most 300; default 60 */
     /* oidc */
-    char issuer[POL_TEXT_MAX]; /* exact; https, or http for a loopback address alone */
+    char issuer[POL_ISSUER_MAX]; /* exact; https, or http for a loopback address alone */
     char client_id[POL_TEXT_MAX];
     char client_secret_file[POL_PATH_MAX]; /* "": a public client */
     char token_auth[8];                    /* "basic", "post", "none" */
@@ -306,7 +307,8 @@ const struct pol_provider *pol_provider_find(const struct pol_snapshot *snapshot
 size_t pol_n_service_accounts(const struct pol_snapshot *snapshot);
 const struct pol_service_account *pol_service_account_at(const struct pol_snapshot *snapshot, size_t index);
 
-/* The names of the claims that the mapping of a provider reads, its groups claim first; at most POL_LIST_MAX * 4, no name twice. */
+/* The names of the claims that the mapping of a provider reads: its groups claim first, then its directory claim; fewer than
+ * POL_LIST_MAX * 4, no name twice. */
 size_t pol_claims_wanted(const struct pol_snapshot *snapshot, const struct pol_provider *provider,
                          const char *names[POL_LIST_MAX * 4]);
 
@@ -315,8 +317,9 @@ struct pol_claim {
 };
 /* Roles of a person by the document's mappings, in the document's order, no role twice, at most roles_max; pure. `provider` may be
  * NULL: groups of the directory alone, which mappings with `group` and no `provider` see, too. Returns how many; 0: may not come in.
- * BASE_FULL in *ret_rc when there were more than roles_max (none is dropped silently: nobody comes in by half). Valid as long as
- * the snapshot. */
+ * BASE_FULL in *ret_rc, and 0, when there were more than roles_max (none is dropped silently: nobody comes in by half). The default
+ * role stands in when a provider is given and no mapping met; the directory alone gives none. Claims of the directory are called
+ * "groups". Valid as long as the snapshot. */
 size_t pol_map_roles(const struct pol_snapshot *snapshot, const struct pol_provider *provider,
                      const struct pol_claim *claims, size_t n_claims, const char **roles, size_t roles_max,
                      enum base_code *ret_rc);

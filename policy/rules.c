@@ -1,5 +1,5 @@
 /* From document to snapshot: see rules.h. One function per section, in the order in which names are needed:
- * classes, backends, models, limits, guards, roles. */
+ * classes, backends, models, limits, guards, roles; identity is in identity.c. */
 #include "policy/rules.h"
 #include "policy/rules_value.h"
 
@@ -415,10 +415,11 @@ static enum base_code read_guards(const struct rules_ctx *c, const struct yaml_n
 
 /* ---- roles ---- */
 
-static enum base_code read_grants(const struct rules_ctx *c, const struct yaml_node *list,
-                                  struct role_rule *role)
+/* Sets the bit of each model that the list names. */
+static enum base_code read_model_set(const struct rules_ctx *c, const struct yaml_node *list,
+                                     const char *what, uint64_t *models)
 {
-    enum base_code rc = rules_need(c, list, YAML_LIST, "a role's models");
+    enum base_code rc = rules_need(c, list, YAML_LIST, what);
 
     for (size_t i = 0; rc == BASE_OK && i < list->n; i++) {
         const struct yaml_node *item = list->items[i];
@@ -426,13 +427,13 @@ static enum base_code read_grants(const struct rules_ctx *c, const struct yaml_n
 
         if (item->kind == YAML_WORD && strcmp(item->word, "*") == 0) {
             for (size_t m = 0; m < c->snap->n_models; m++)
-                role->models[m / 64] |= (uint64_t)1 << (m % 64);
+                models[m / 64] |= (uint64_t)1 << (m % 64);
             continue;
         }
         rc = rules_find(c, item, "model", c->snap->models, sizeof(*c->snap->models), c->snap->n_models,
                         &index);
         if (rc == BASE_OK)
-            role->models[index / 64] |= (uint64_t)1 << (index % 64);
+            models[index / 64] |= (uint64_t)1 << (index % 64);
     }
     return rc;
 }
@@ -440,15 +441,19 @@ static enum base_code read_grants(const struct rules_ctx *c, const struct yaml_n
 static enum base_code read_role(const struct rules_ctx *c, const struct yaml_node *key,
                                 const struct yaml_node *node, struct role_rule *role)
 {
-    static const char *const keys[] = {"models", "max_class", "limits", "guard"};
+    static const char *const keys[] = {"models", "max_class", "limits", "guard", "deny_models"};
     struct pol_snapshot *s = c->snap;
+    const struct yaml_node *denied;
     enum base_code rc = rules_name(c, key, "a role's name", role->name);
     size_t limits = 0, guard = 0;
 
     if (rc == BASE_OK)
-        rc = rules_need_keys(c, node, "a role", keys, BASE_ARRAY_LEN(keys), BASE_ARRAY_LEN(keys));
+        rc = rules_need_keys(c, node, "a role", keys, BASE_ARRAY_LEN(keys), 4);
     if (rc == BASE_OK)
-        rc = read_grants(c, yaml_get(node, "models"), role);
+        rc = read_model_set(c, yaml_get(node, "models"), "a role's models", role->models);
+    denied = rc == BASE_OK ? yaml_get(node, "deny_models") : NULL;
+    if (denied != NULL)
+        rc = read_model_set(c, denied, "a role's deny_models", role->denied);
     if (rc == BASE_OK)
         rc = rules_class(c, yaml_get(node, "max_class"), &role->max_class);
     if (rc == BASE_OK)
@@ -489,10 +494,10 @@ enum base_code rules_read(struct pol_snapshot *snapshot, const char *name, const
                           struct base_err *err)
 {
     static const char *const keys[] = {"version", "classes", "backends", "models",
-                                       "limits",  "guards",  "roles"};
+                                       "limits",  "guards",  "roles",    "identity"};
     const struct rules_ctx c = {.snap = snapshot, .name = name, .err = err};
     enum base_code rc =
-        rules_need_keys(&c, root, "the document", keys, BASE_ARRAY_LEN(keys), BASE_ARRAY_LEN(keys));
+        rules_need_keys(&c, root, "the document", keys, BASE_ARRAY_LEN(keys), BASE_ARRAY_LEN(keys) - 1);
 
     if (rc == BASE_OK)
         rc = read_version(&c, yaml_get(root, "version"));
@@ -508,6 +513,8 @@ enum base_code rules_read(struct pol_snapshot *snapshot, const char *name, const
         rc = read_guards(&c, yaml_get(root, "guards"));
     if (rc == BASE_OK)
         rc = read_roles(&c, yaml_get(root, "roles"));
+    if (rc == BASE_OK)
+        rc = rules_read_identity(&c, yaml_get(root, "identity"));
     if (rc == BASE_OK)
         rules_warn(snapshot);
     return rc;

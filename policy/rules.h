@@ -12,6 +12,9 @@
  * relative paths. */
 enum base_code rules_read(struct pol_snapshot *snapshot, const char *name, const struct yaml_node *root,
                           struct base_err *err);
+/* identity.c: the section `identity`; node NULL: all defaults. Roles are read before. */
+struct rules_ctx;
+enum base_code rules_read_identity(const struct rules_ctx *c, const struct yaml_node *node);
 /* rules_warn.c: adds what is allowed but useless or unreachable to snapshot->warnings. */
 void rules_warn(struct pol_snapshot *snapshot);
 /* Adds one warning; past SNAPSHOT_WARNINGS_MAX it is dropped. */

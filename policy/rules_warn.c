@@ -43,7 +43,8 @@ static void warn_models(struct pol_snapshot *s)
         enum pol_class highest = POL_CLASS_UNKNOWN;
 
         for (size_t r = 0; r < s->n_roles; r++)
-            if (role_grants(&s->roles[r], m) && s->roles[r].max_class > highest)
+            if (role_grants(&s->roles[r], m) && !role_denies(&s->roles[r], m) &&
+                s->roles[r].max_class > highest)
                 highest = s->roles[r].max_class;
         if (highest == POL_CLASS_UNKNOWN)
             rules_add_warning(s, "model \"%s\" is granted by no role", model->pub.name);
@@ -87,7 +88,7 @@ static void warn_roles(struct pol_snapshot *s)
         bool any = false;
 
         for (size_t m = 0; m < s->n_models; m++)
-            any = any || role_grants(role, m);
+            any = any || role_grants(role, m) || role_denies(role, m);
         if (!any)
             rules_add_warning(s, "role \"%s\" grants no model", role->name);
         if (!pol_class_fits(s->default_class, role->max_class))
@@ -105,10 +106,80 @@ static void warn_roles(struct pol_snapshot *s)
     }
 }
 
+/* ---- identity ---- */
+
+static void warn_oidc(struct pol_snapshot *s, const struct pol_provider *p)
+{
+    if (strncmp(p->issuer, "http://", 7) == 0)
+        rules_add_warning(s, "provider \"%s\": an issuer without https is for tests and demonstrations alone",
+                          p->name);
+    if (strcmp(p->token_auth, "none") == 0)
+        rules_add_warning(
+            s, "provider \"%s\": a client without secret; give it one, this program can keep it", p->name);
+}
+
+static void warn_saml(struct pol_snapshot *s, const struct pol_provider *p)
+{
+    if (p->want_signed != POL_SIGNED_RESPONSE)
+        rules_add_warning(
+            s,
+            "provider \"%s\": want_signed %s leaves the response around the assertion unsigned; "
+            "sign both and write response",
+            p->name, p->want_signed == POL_SIGNED_ASSERTION ? "assertion" : "either");
+    if (!p->sign_requests)
+        rules_add_warning(s, "provider \"%s\": requests are not signed", p->name);
+}
+
+static bool is_mapped(const struct identity_rules *identity, const struct pol_provider *provider)
+{
+    for (size_t i = 0; i < identity->n_mappings; i++)
+        if (identity->mappings[i].provider == NULL || identity->mappings[i].provider == provider)
+            return true;
+    return false;
+}
+
+static void warn_provider(struct pol_snapshot *s, const struct pol_provider *p)
+{
+    if (p->kind == POL_PROVIDER_OIDC)
+        warn_oidc(s, p);
+    else
+        warn_saml(s, p);
+    if (p->clock_skew_s > 120)
+        rules_add_warning(s,
+                          "provider \"%s\": clock_skew_s %u lets expired tokens in; set the clocks instead",
+                          p->name, p->clock_skew_s);
+    if (strcmp(p->subject_claim, "email") == 0)
+        rules_add_warning(
+            s,
+            "provider \"%s\": an e-mail address as subject can be given to another person, who then "
+            "has the first one's rights",
+            p->name);
+    if (s->identity.pub.default_role[0] == '\0' && !is_mapped(&s->identity, p))
+        rules_add_warning(s, "provider \"%s\": no mapping and no default_role, so nobody comes in by it",
+                          p->name);
+}
+
+static void warn_identity(struct pol_snapshot *s)
+{
+    const struct identity_rules *identity = &s->identity;
+    bool admin = false;
+
+    for (size_t i = 0; i < identity->n_providers; i++)
+        warn_provider(s, &identity->providers[i]);
+    for (size_t i = 0; i < identity->n_mappings; i++)
+        admin = admin || strcmp(identity->mappings[i].role, "admin") == 0;
+    if (strcmp(identity->pub.default_role, "admin") == 0)
+        rules_add_warning(
+            s, "default_role admin: whoever has an account at a provider administers this gateway");
+    else if (identity->n_providers > 0 && !admin && snapshot_role(s, "admin") != NULL)
+        rules_add_warning(s, "no mapping gives role \"admin\": nobody who signs in can administer");
+}
+
 void rules_warn(struct pol_snapshot *snapshot)
 {
     warn_backends(snapshot);
     warn_models(snapshot);
     warn_unused_profiles(snapshot);
     warn_roles(snapshot);
+    warn_identity(snapshot);
 }

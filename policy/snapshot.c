@@ -11,7 +11,7 @@
 
 /* ---- canonical form ----
  * The document as JSON with sorted keys. A list of words alone is a set in every place of this schema
- * (markings, a role's models), so it is sorted too; a list of maps (routes) keeps its order, which means
+ * (markings, a role's models, scopes), so it is sorted too; a list of maps (routes, mapping) keeps its order, which means
  * something. */
 
 #define CANONICAL_MAX (16u << 20)
@@ -197,11 +197,14 @@ bool pol_role_exists(const struct pol_snapshot *snapshot, const char *role)
 bool pol_model_visible(const struct pol_snapshot *snapshot, size_t index, const char *const *roles,
                        size_t n_roles)
 {
+    bool granted = false;
+
     for (size_t i = 0; index < snapshot->n_models && i < n_roles; i++) {
         const struct role_rule *role = snapshot_role(snapshot, roles[i]);
 
-        if (role != NULL && role_grants(role, index))
-            return true;
+        if (role != NULL && role_denies(role, index))
+            return false;
+        granted = granted || (role != NULL && role_grants(role, index));
     }
-    return false;
+    return granted;
 }

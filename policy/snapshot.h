@@ -38,9 +38,25 @@ struct model_rule {
 struct role_rule {
     char name[POL_NAME_MAX];
     uint64_t models[POL_MODELS_MAX / 64]; /* one bit for each model that it grants */
+    uint64_t
+        denied[POL_MODELS_MAX / 64]; /* ... that nobody with this role may use, whatever other roles grant */
     enum pol_class max_class;
     const struct pol_limits *limits;
     const struct pol_guard *guard;
+};
+
+struct mapping_rule {
+    const struct pol_provider *provider; /* NULL: any, and the directory */
+    const char *claim;                   /* NULL: the groups */
+    const char *value, *role;
+};
+
+struct identity_rules {
+    struct pol_identity pub;
+    struct pol_provider *providers;
+    struct mapping_rule *mappings;
+    struct pol_service_account *accounts;
+    size_t n_providers, n_mappings, n_accounts;
 };
 
 struct pol_snapshot {
@@ -59,12 +75,18 @@ struct pol_snapshot {
     struct pol_guard *guards;
     const char **warnings; /* for `policy check` */
     size_t n_markings, n_backends, n_models, n_roles, n_limits, n_guards, n_warnings;
+    struct identity_rules identity;
     struct scan_db *scan;
 };
 
 static inline bool role_grants(const struct role_rule *role, size_t model)
 {
     return (role->models[model / 64] >> (model % 64) & 1) != 0;
+}
+
+static inline bool role_denies(const struct role_rule *role, size_t model)
+{
+    return (role->denied[model / 64] >> (model % 64) & 1) != 0;
 }
 
 /* NULL when the policy has no such role. */
