@@ -281,7 +281,9 @@ static json_t *claims_of_opaque(struct sso_ctx *ctx, const char *token, const ch
             cache_put(provider->oidc->tokens, token, claims);
         if (claims != NULL)
             return claims;
-        if (!last.refused || strcmp(last.code, "refused") == 0)
+        /* what a provider that knows the token says outweighs "not known" of another, and "cannot be said" both */
+        if (!last.refused || strcmp(last.check, "introspection.active") == 0 ||
+            strcmp(why.code, "refused") != 0)
             last = why;
     }
     if (last.refused)

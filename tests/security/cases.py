@@ -30,12 +30,13 @@ class Suite:
         self.name, self.sources, self.prefixes, self.reset = name, sources, prefixes, reset
         self.cases = []
 
-    def case(self, name, check, bad, good, accept=lambda reply: reply.get("ok") is True):
-        self.cases.append((name, check, bad, good, accept))
+    def case(self, name, check, bad, good, accept=lambda reply: reply.get("ok") is True, says=None):
+        """says: the check that the reply names, where it is not the one that made the difference."""
+        self.cases.append((name, check, bad, good, accept, says or check))
 
     def _try(self, case):
         """None when it holds, else what is wrong."""
-        name, check, bad, good, accept = case
+        _, _, bad, good, accept, check = case
         if self.reset:
             self.reset()
         try:
