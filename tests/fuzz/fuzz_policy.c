@@ -14,6 +14,28 @@ const char *__lsan_default_suppressions(void)
     return "leak:libfyaml";
 }
 
+/* Whatever the mapping, nobody gets more roles than there is room for, nor one that the policy does not have. */
+static void map_roles(const struct pol_snapshot *snapshot)
+{
+    static const struct pol_claim claims[] = {
+        {"groups", "llm-admins; llm-users"}, {"groups", "g"}, {"c", "x"}};
+    const char *names[POL_LIST_MAX * 4], *roles[2];
+    enum base_code rc = BASE_INTERNAL;
+
+    for (size_t i = 0; i <= pol_n_providers(snapshot); i++) {
+        const struct pol_provider *provider = i > 0 ? pol_provider_at(snapshot, i - 1) : NULL;
+        size_t n =
+            pol_map_roles(snapshot, provider, claims, sizeof(claims) / sizeof(claims[0]), roles, 2, &rc);
+
+        if (n > 2 || (rc != BASE_OK && n > 0) ||
+            (provider != NULL && pol_claims_wanted(snapshot, provider, names) >= POL_LIST_MAX * 4))
+            abort();
+        while (n > 0)
+            if (!pol_role_exists(snapshot, roles[--n]))
+                abort();
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static const char *const roles[] = {"employee", "r"};
@@ -32,6 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t i = 0; i < decision.n_routes; i++)
         if (decision.routes[i].backend->max_class < POL_SECRET)
             abort();
+    map_roles(snapshot);
     pol_unref(snapshot);
     return 0;
 }
