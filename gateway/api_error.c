@@ -41,6 +41,8 @@ static const struct row rows[GW_API_COUNT] = {
                                 "The API key has been revoked. Ask your administrator for a new one."},
     [GW_API_SESSION_ENDED] = {401, "session_ended", "authentication_error",
                               "Your session has ended. Sign in again."},
+    [GW_API_SESSION_STALE] = {401, "session_stale", "authentication_error",
+                              "Your session must be refreshed: POST /auth/refresh, then try again."},
     [GW_API_CSRF_FAILED] =
         {403, "csrf_failed", "permission_error",
          "The request did not come from the gateway's own page. Reload the page and try again."},

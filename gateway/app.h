@@ -11,8 +11,10 @@
 #include "gateway/config.h"
 #include "gateway/http_client.h"
 #include "gateway/limits.h"
+#include "gateway/revocations.h"
 #include "gateway/runtime.h"
 #include "gateway/server.h"
+#include "gateway/sessions.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -31,6 +33,8 @@ struct gw_app {
     const struct gw_config *config;
     struct aud *audit;
     struct gw_store *store;
+    struct gw_revocations *revocations;
+    struct gw_sessions *sessions;
     struct gw_auth *auth;
     struct base_workers *workers;
     struct gw_server *server;

@@ -26,6 +26,7 @@ enum gw_api_code gw_auth_api_code(enum gw_auth_result result)
     case GW_AUTH_EXPIRED: return GW_API_EXPIRED_API_KEY;
     case GW_AUTH_REVOKED: return GW_API_REVOKED_API_KEY;
     case GW_AUTH_SESSION_ENDED: return GW_API_SESSION_ENDED;
+    case GW_AUTH_SESSION_STALE: return GW_API_SESSION_STALE;
     case GW_AUTH_CSRF: return GW_API_CSRF_FAILED;
     case GW_AUTH_UNAVAILABLE: return GW_API_IDENTITY_UNAVAILABLE;
     case GW_AUTH_OK: return GW_API_INTERNAL;
@@ -179,34 +180,11 @@ enum gw_auth_result gw_auth_store_result(enum base_code rc)
     return rc == BASE_DENIED ? GW_AUTH_SESSION_ENDED : GW_AUTH_UNAVAILABLE;
 }
 
-/* Two people must never share one: keyed, so that nobody can look for a subject that collides with another's.
- */
-uint64_t gw_auth_cache_tag(const struct gw_auth *auth, const struct gw_principal *who)
-{
-    static const char domain[] = "gatehouse cache tag v1";
-    const char *const parts[] = {domain, who->issuer, who->subject, who->tenant};
-    char message[sizeof(domain) + GW_ISSUER_MAX + GW_SUBJECT_MAX + sizeof(who->tenant)];
-    unsigned char mac[BASE_SHA256_BYTES];
-    uint64_t tag;
-    size_t n = 0;
-
-    for (unsigned i = 0; i < BASE_ARRAY_LEN(parts); i++) {
-        size_t len = strlen(parts[i]) + 1; /* the NUL keeps the parts apart */
-
-        memcpy(message + n, parts[i], len);
-        n += len;
-    }
-    base_hmac_sha256(base_secret_bytes(auth->options.key_pepper), base_secret_len(auth->options.key_pepper),
-                     message, n, mac);
-    memcpy(&tag, mac, sizeof(tag));
-    return tag;
-}
-
 /* ---- identify ---- */
 
 struct gw_auth_pending {
     const struct gw_auth *auth;
-    struct gw_store_op *op;
+    struct gw_sessions_op *op;
     gw_identified_fn *done;
     void *user;
 };
@@ -224,22 +202,22 @@ static enum gw_auth_result identify_key(const struct gw_auth *auth, const struct
     case GW_KEY_EXPIRED: return GW_AUTH_EXPIRED;
     case GW_KEY_REVOKED: return GW_AUTH_REVOKED;
     case GW_KEY_UNAVAILABLE: return GW_AUTH_UNAVAILABLE;
-    case GW_KEY_GOOD: ret_who->cache_tag = gw_auth_cache_tag(auth, ret_who); return GW_AUTH_OK;
+    case GW_KEY_GOOD: break;
     }
-    return GW_AUTH_REFUSED;
+    gw_tags_fill(auth->options.key_pepper, ret_who);
+    if (gw_sessions_revoked(auth->options.sessions, ret_who, ret_who->since_us)) /* its owner's access ended */
+        return GW_AUTH_REVOKED;
+    return GW_AUTH_OK;
 }
 
-static void session_known(enum base_code rc, const struct gw_session *session, bool flag, void *user)
+static void session_known(enum base_code rc, const struct gw_principal *who, bool stale, void *user)
 {
     struct gw_auth_pending *pending = user;
     enum gw_auth_result result = gw_auth_store_result(rc);
-    struct gw_principal who;
 
-    if (result == GW_AUTH_OK) {
-        who = session->who;
-        who.cache_tag = gw_auth_cache_tag(pending->auth, &who);
-    }
-    pending->done(result, result == GW_AUTH_OK ? &who : NULL, pending->user);
+    if (result == GW_AUTH_OK && stale)
+        result = GW_AUTH_SESSION_STALE;
+    pending->done(result, result == GW_AUTH_OK ? who : NULL, pending->user);
     free(pending);
 }
 
@@ -248,13 +226,10 @@ static struct gw_auth_pending *identify_session(const struct gw_auth *auth, stru
                                                 void *user)
 {
     struct gw_auth_pending *pending = base_zalloc(sizeof(*pending));
-    unsigned char hash[BASE_SHA256_BYTES];
-    struct gw_store_op *op;
+    struct gw_sessions_op *op;
 
     *pending = (struct gw_auth_pending){.auth = auth, .done = done, .user = user};
-    gw_token_hash(auth->options.key_pepper, GW_TOKEN_SESSION, cookie->text, hash);
-    op = gw_store_session_get(auth->options.store, gw_http_loop(http), hash, auth->options.session_idle_s,
-                              session_known, pending);
+    op = gw_sessions_identify(auth->options.sessions, gw_http_loop(http), cookie->text, session_known, pending);
     if (op == NULL) /* answered from memory or refused at once: pending is gone */
         return NULL;
     pending->op = op;
@@ -286,6 +261,6 @@ void gw_auth_forget(struct gw_auth_pending *pending)
 {
     if (pending == NULL)
         return;
-    gw_store_forget(pending->op);
+    gw_sessions_forget(pending->op);
     free(pending);
 }

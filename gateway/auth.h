@@ -14,7 +14,8 @@
 #include "gateway/principal.h"
 #include "gateway/server.h"
 
-struct gw_store; /* store.h */
+struct gw_store;    /* store.h */
+struct gw_sessions; /* sessions.h */
 struct gw_auth;
 
 /* Zero refuses. Each has one public error code. */
@@ -24,6 +25,7 @@ enum gw_auth_result {
     GW_AUTH_EXPIRED,       /* 401 expired_api_key */
     GW_AUTH_REVOKED,       /* 401 revoked_api_key */
     GW_AUTH_SESSION_ENDED, /* 401 session_ended: sign in again */
+    GW_AUTH_SESSION_STALE, /* 401 session_stale: POST /auth/refresh, then again */
     GW_AUTH_CSRF,          /* 403 csrf_failed: cookie without the right token or with a foreign Origin */
     GW_AUTH_UNAVAILABLE,   /* 503 identity_unavailable */
     GW_AUTH_OK
@@ -39,6 +41,7 @@ typedef bool gw_auth_record_fn(const char *action, const struct gw_principal *wh
 
 struct gw_auth_options {
     struct gw_store *store;
+    struct gw_sessions *sessions;
     const struct base_secret *key_pepper; /* HMAC key for API keys, session tokens and links; 32 bytes */
     const char *public_origin;            /* "https://localhost:8443": what Origin must be */
     unsigned session_idle_s, session_absolute_s;

@@ -4,9 +4,12 @@
  *
  *     GET  /auth/link?token=T   a page with a button; touches nothing
  *     POST /auth/link           Origin and T checked
- *                               --> store: use the link, end the old session, start a new one: all or nothing
- *                               --> recorded --> cookie, 303 to /
- *                               cannot be recorded, or the client has left --> the new session is ended again
+ *                               --> Postgres: whose is it, can it be used?
+ *                               --> Redis: a new session, whose token nobody has
+ *                               --> Postgres: the link is used up (of several at once, one wins)
+ *                               --> the browser's old session is ended, all recorded --> cookie, 303 to /
+ *                               anything fails, or the client has left --> the new session is dropped
+ *     With Redis away the link is not used up. A link that was used up is not given back: ask for another.
  *
  * Invariants:
  *   1. a struct exchange lives until the store has answered and the request is closed, whichever is later;
@@ -127,12 +130,16 @@ struct exchange {
     struct gw_loop *loop;
     bool answered;                /* by the store */
     char token[GW_TOKEN_LEN + 1]; /* a session's: new (link), or the request's own */
-    unsigned char hash[BASE_SHA256_BYTES], old_hash[BASE_SHA256_BYTES];
+    /* sign-in by link */
+    unsigned char link_hash[BASE_SHA256_BYTES];
+    char old_token[GW_TOKEN_LEN + 1]; /* "": none */
+    char from[GW_PEER_MAX];
+    struct gw_session_record session; /* heap texts: none */
 };
 
 static void exchange_free(struct exchange *x)
 {
-    base_wipe(x->token, sizeof(x->token));
+    base_wipe(x, sizeof(*x)); /* tokens */
     free(x);
 }
 
@@ -188,14 +195,6 @@ static void get_link(struct gw_auth *auth, struct gw_http *http)
     base_wipe(token, sizeof(token));
 }
 
-static void taken_back(enum base_code rc, const struct gw_session *session, bool ended, void *user)
-{
-    struct gw_auth *auth = user;
-
-    if (rc == BASE_OK && ended)
-        record(auth, "session.end", &session->who, session->who.credential_id);
-}
-
 static void send_signed_in(struct gw_http *http, const struct exchange *x)
 {
     char cookie[GW_SET_COOKIE_MAX];
@@ -209,43 +208,106 @@ static void send_signed_in(struct gw_http *http, const struct exchange *x)
     base_wipe(cookie, sizeof(cookie));
 }
 
-/* Both events stand in the record before the browser gets the cookie. */
-static bool record_sign_in(const struct exchange *x, const struct gw_principal *who, bool old_ended)
+/* The end of every sign-in that did not come about. */
+static void link_failed(struct exchange *x, enum base_code rc)
 {
-    char old_id[2 * 8 + 1];
-
-    if (!record(x->auth, "link.use", who, who->credential_id))
-        return false;
-    if (old_ended) {
-        base_hex_encode(x->old_hash, 8, old_id);
-        record(x->auth, "session.end", who, old_id);
-    }
-    return record(x->auth, "session.start", who, who->credential_id);
-}
-
-static void link_used(enum base_code rc, const struct gw_session *session, bool old_ended, void *user)
-{
-    struct exchange *x = user;
-    bool recorded;
-
-    if (rc != BASE_OK) {
-        if (rc == BASE_DENIED)
-            record(x->auth, "link.refuse", NULL, "");
-        if (x->http != NULL && rc == BASE_DENIED)
-            send_link_refused(x->http, 403);
-        else if (x->http != NULL)
-            send_error(x->http, GW_AUTH_UNAVAILABLE, false);
-        exchange_answered(x);
-        return;
-    }
-    recorded = record_sign_in(x, &session->who, old_ended);
-    if (!recorded || x->http == NULL)
-        gw_store_session_end(x->auth->options.store, x->loop, x->hash, taken_back, x->auth);
-    if (x->http != NULL && recorded)
-        send_signed_in(x->http, x);
+    if (rc == BASE_DENIED)
+        record(x->auth, "link.refuse", NULL, "");
+    if (x->http != NULL && rc == BASE_DENIED)
+        send_link_refused(x->http, 403);
     else if (x->http != NULL)
         send_error(x->http, GW_AUTH_UNAVAILABLE, false);
     exchange_answered(x);
+}
+
+/* The events stand in the record before the browser gets the cookie. */
+static void link_finish(struct exchange *x)
+{
+    const struct gw_principal *who = &x->session.who;
+    bool recorded = record(x->auth, "link.use", who, who->credential_id) &&
+                    record(x->auth, "session.start", who, who->credential_id);
+
+    if (recorded && x->http != NULL) {
+        send_signed_in(x->http, x);
+        exchange_answered(x);
+        return;
+    }
+    gw_sessions_discard(x->auth->options.sessions, x->loop, x->token);
+    record(x->auth, "session.end", who, who->credential_id);
+    link_failed(x, BASE_UNAVAILABLE);
+}
+
+static void old_revoked(enum base_code rc, const struct gw_session_record *none, void *user)
+{
+    struct exchange *x = user;
+
+    (void)none;
+    if (rc == BASE_OK) {
+        gw_sessions_discard(x->auth->options.sessions, x->loop, x->old_token);
+        record(x->auth, "session.end", &x->session.who, x->from); /* from: by then the old session's name */
+    }
+    link_finish(x);
+}
+
+static void old_known(enum base_code rc, const struct gw_session_record *old, void *user)
+{
+    struct exchange *x = user;
+
+    if (rc != BASE_OK) { /* none, or it cannot be found: it ends by its limits */
+        link_finish(x);
+        return;
+    }
+    snprintf(x->from, sizeof(x->from), "%s", old->who.credential_id);
+    gw_auth_end_session(x->auth, x->loop, x->from, "signed in anew", old_revoked, x);
+}
+
+static void link_used(enum base_code rc, void *arg)
+{
+    struct exchange *x = arg;
+
+    if (rc != BASE_OK) {
+        gw_sessions_discard(x->auth->options.sessions, x->loop, x->token);
+        link_failed(x, rc);
+    } else if (x->old_token[0] != '\0')
+        gw_sessions_get(x->auth->options.sessions, x->loop, x->old_token, old_known, x);
+    else
+        link_finish(x);
+}
+
+static enum base_code work_use(struct base_pg *pg, void *arg, struct base_err *err)
+{
+    struct exchange *x = arg;
+
+    return gw_sql_link_use(pg, x->link_hash, x->from, err);
+}
+
+static void link_started(enum base_code rc, const struct gw_session_record *session, void *user)
+{
+    struct exchange *x = user;
+
+    if (rc != BASE_OK) {
+        link_failed(x, rc);
+        return;
+    }
+    x->session.who = session->who;
+    gw_store_run(x->auth->options.store, x->loop, work_use, link_used, x);
+}
+
+static void link_peeked(enum base_code rc, void *arg)
+{
+    struct exchange *x = arg;
+
+    if (rc != BASE_OK)
+        link_failed(x, rc);
+    else
+        gw_sessions_start(x->auth->options.sessions, x->loop, x->token, &x->session, link_started, x);
+}
+
+static enum base_code work_peek(struct base_pg *pg, void *arg, struct base_err *err)
+{
+    struct exchange *x = arg;
+
+    return gw_sql_link_peek(pg, x->link_hash, &x->session.who, err);
 }
 
 static bool is_form(struct gw_http *http)
@@ -262,12 +324,8 @@ static bool is_form(struct gw_http *http)
 static void post_link(struct gw_auth *auth, struct gw_http *http)
 {
     const struct base_secret *pepper = auth->options.key_pepper;
-    struct gw_link_use use = {.from = gw_http_peer(http),
-                              .idle_s = auth->options.session_idle_s,
-                              .absolute_s = auth->options.session_absolute_s};
     struct gw_credential old = gw_auth_credential(http);
     char link[GW_TOKEN_LEN + 1] = "";
-    unsigned char link_hash[BASE_SHA256_BYTES];
     struct exchange *x;
     size_t len = 0;
     const char *body = gw_http_body(http, &len);
@@ -281,22 +339,21 @@ static void post_link(struct gw_auth *auth, struct gw_http *http)
         return;
     }
     x = exchange_new(auth, http);
-    gw_token_hash(pepper, GW_TOKEN_LINK, link, link_hash);
+    gw_token_hash(pepper, GW_TOKEN_LINK, link, x->link_hash);
     base_wipe(link, sizeof(link));
     gw_token_create(pepper, GW_TOKEN_SESSION, x->token);
-    gw_token_hash(pepper, GW_TOKEN_SESSION, x->token, x->hash);
-    use.link_hash = link_hash;
-    use.session_hash = x->hash;
-    if (old.kind == GW_CREDENTIAL_COOKIE && gw_token_genuine(pepper, GW_TOKEN_SESSION, old.text, old.len)) {
-        gw_token_hash(pepper, GW_TOKEN_SESSION, old.text, x->old_hash);
-        use.old_session_hash = x->old_hash;
-    }
-    gw_store_link_use(auth->options.store, x->loop, &use, link_used, x);
+    snprintf(x->from, sizeof(x->from), "%s", gw_http_peer(http));
+    snprintf(x->session.from, sizeof(x->session.from), "%s", gw_http_peer(http));
+    if (old.kind == GW_CREDENTIAL_COOKIE &&
+        gw_token_genuine(pepper, GW_TOKEN_SESSION, old.text, old.len)) /* length and all */
+        memcpy(x->old_token, old.text, GW_TOKEN_LEN);
+    gw_store_run(auth->options.store, x->loop, work_peek, link_peeked, x);
 }
 
 /* ---- who am I, and logout ---- */
 
-static void send_session(struct gw_http *http, const struct exchange *x, const struct gw_session *session)
+static void send_session(struct gw_http *http, const struct exchange *x,
+                         const struct gw_session_record *session)
 {
     const struct gw_header headers[] = {{"content-type", "application/json"}, {"cache-control", "no-store"}};
     auto_buf struct base_buf body = BASE_BUF_INIT(PAGE_MAX);
@@ -306,6 +363,12 @@ static void send_session(struct gw_http *http, const struct exchange *x, const s
     base_rfc3339(session->expires_at_us, expires);
     base_buf_append_str(&body, "{\"subject\":");
     base_buf_append_json(&body, session->who.subject, strlen(session->who.subject));
+    base_buf_append_str(&body, ",\"name\":");
+    base_buf_append_json(&body, session->name, strlen(session->name));
+    base_buf_append_str(&body, ",\"email\":");
+    base_buf_append_json(&body, session->email, strlen(session->email));
+    base_buf_append_str(&body, ",\"provider\":");
+    base_buf_append_json(&body, session->provider, strlen(session->provider));
     base_buf_append_str(&body, ",\"roles\":[");
     for (unsigned i = 0; i < session->who.n_roles; i++) {
         if (i > 0)
@@ -316,7 +379,7 @@ static void send_session(struct gw_http *http, const struct exchange *x, const s
     gw_http_send(http, 200, headers, BASE_ARRAY_LEN(headers), body.data, body.len);
 }
 
-static void session_known(enum base_code rc, const struct gw_session *session, bool flag, void *user)
+static void session_known(enum base_code rc, const struct gw_session_record *session, void *user)
 {
     struct exchange *x = user;
     enum gw_auth_result result = gw_auth_store_result(rc);
@@ -328,14 +391,23 @@ static void session_known(enum base_code rc, const struct gw_session *session, b
     exchange_answered(x);
 }
 
-static void session_ended(enum base_code rc, const struct gw_session *session, bool ended, void *user)
+void gw_auth_end_session(struct gw_auth *auth, struct gw_loop *loop, const char *session_id,
+                         const char *reason, gw_sessions_fn *done, void *user)
+{
+    gw_sessions_revoke(auth->options.sessions, loop, GW_REVOKE_SESSION, session_id, "", reason, done, user);
+}
+
+static void session_ended(enum base_code rc, const struct gw_session_record *none, void *user)
 {
     struct exchange *x = user;
     char cookie[GW_SET_COOKIE_MAX];
     const struct gw_header headers[] = {{"set-cookie", cookie}, {"cache-control", "no-store"}};
 
-    if (rc == BASE_OK && ended)
-        record(x->auth, "session.end", &session->who, session->who.credential_id);
+    (void)none;
+    if (rc == BASE_OK && x->session.who.method != GW_AUTH_NONE) {
+        gw_sessions_discard(x->auth->options.sessions, x->loop, x->token);
+        record(x->auth, "session.end", &x->session.who, x->session.who.credential_id);
+    }
     gw_cookie_render(NULL, 0, cookie);
     if (x->http != NULL && rc == BASE_OK)
         gw_http_send(x->http, 204, headers, BASE_ARRAY_LEN(headers), "", 0);
@@ -343,6 +415,18 @@ static void session_ended(enum base_code rc, const struct gw_session *session, b
         send_error(x->http, GW_AUTH_UNAVAILABLE,
                    false); /* the session is still there: the cookie stays, to try again */
     exchange_answered(x);
+}
+
+static void session_to_end(enum base_code rc, const struct gw_session_record *session, void *user)
+{
+    struct exchange *x = user;
+
+    if (rc != BASE_OK) {
+        session_ended(rc == BASE_DENIED ? BASE_OK : rc, NULL, x); /* over already */
+        return;
+    }
+    x->session.who = session->who;
+    gw_auth_end_session(x->auth, x->loop, x->session.who.credential_id, "logout", session_ended, x);
 }
 
 /* The request's own session; answers and returns NULL when its cookie does not pass. */
@@ -364,7 +448,6 @@ static struct exchange *own_session(struct gw_auth *auth, struct gw_http *http)
     }
     x = exchange_new(auth, http);
     memcpy(x->token, cookie.text, GW_TOKEN_LEN);
-    gw_token_hash(auth->options.key_pepper, GW_TOKEN_SESSION, x->token, x->hash);
     return x;
 }
 
@@ -373,8 +456,7 @@ static void get_session(struct gw_auth *auth, struct gw_http *http)
     struct exchange *x = own_session(auth, http);
 
     if (x != NULL)
-        gw_store_session_get(auth->options.store, x->loop, x->hash, auth->options.session_idle_s,
-                             session_known, x);
+        gw_sessions_get(auth->options.sessions, x->loop, x->token, session_known, x);
 }
 
 static void post_logout(struct gw_auth *auth, struct gw_http *http)
@@ -382,7 +464,7 @@ static void post_logout(struct gw_auth *auth, struct gw_http *http)
     struct exchange *x = own_session(auth, http);
 
     if (x != NULL)
-        gw_store_session_end(auth->options.store, x->loop, x->hash, session_ended, x);
+        gw_sessions_get(auth->options.sessions, x->loop, x->token, session_to_end, x);
 }
 
 static void get_css(struct gw_auth *auth, struct gw_http *http)

@@ -4,7 +4,9 @@
 
 #include "gateway/auth.h"
 #include "gateway/session.h"
+#include "gateway/sessions.h"
 #include "gateway/store.h"
+#include "gateway/tags.h"
 
 struct gw_auth {
     struct gw_auth_options options;
@@ -32,6 +34,9 @@ enum gw_auth_result gw_auth_check_cookie(const struct gw_auth *auth, struct gw_h
 bool gw_auth_origin_ours(const struct gw_auth *auth, struct gw_http *http, bool form);
 /* The result for what the store said of a session. */
 enum gw_auth_result gw_auth_store_result(enum base_code rc);
-uint64_t gw_auth_cache_tag(const struct gw_auth *auth, const struct gw_principal *who);
+
+/* Ends the request's own session (its cookie has passed gw_auth_check_cookie): Postgres, then everywhere. done as of sessions.h. */
+void gw_auth_end_session(struct gw_auth *auth, struct gw_loop *loop, const char *session_id,
+                         const char *reason, gw_sessions_fn *done, void *user);
 
 #endif

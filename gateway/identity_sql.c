@@ -1,6 +1,8 @@
 /* Identity SQL. See identity_sql.h. */
 #include "gateway/identity_sql.h"
 
+#include "base/clock.h"
+
 #include "base/str.h"
 
 #include <stdio.h>
@@ -121,126 +123,136 @@ enum base_code gw_sql_link_create(struct base_pg *pg, const struct gw_link_new *
         params, BASE_ARRAY_LEN(params), NULL, err);
 }
 
-/* issuer, subject, tenant, roles, absolute end, milliseconds left: from column 0. */
-static enum base_code read_session(const struct base_pg_rows *rows, const unsigned char *hash,
-                                   struct gw_session *ret_session, struct base_err *err)
+enum base_code gw_sql_link_peek(struct base_pg *pg, const unsigned char hash[BASE_SHA256_BYTES],
+                                struct gw_principal *ret_who, struct base_err *err)
 {
-    struct gw_session session = {.who.method = GW_AUTH_SESSION};
+    auto_pg_rows struct base_pg_rows *rows = NULL;
+    const struct base_pg_param params[] = {HASH(hash)};
+    struct gw_principal who = {.method = GW_AUTH_SESSION};
     const char *text[4];
-
-    for (unsigned i = 0; i < BASE_ARRAY_LEN(text); i++) {
-        text[i] = base_pg_text(rows, 0, i);
-        if (text[i] == NULL)
-            return base_fail(err, BASE_CORRUPT, 0, "a session's row is incomplete");
-    }
-    if (gw_principal_fill(&session.who, text[0], text[1], text[2], text[3]) != BASE_OK)
-        return base_fail(err, BASE_CORRUPT, 0, "a session's row has a field that is too long");
-    base_hex_encode(hash, 8, session.who.credential_id);
-    session.expires_at_us = base_pg_int(rows, 0, 4);
-    session.valid_ms = (uint64_t)base_pg_int(rows, 0, 5);
-    *ret_session = session;
-    return BASE_OK;
-}
-
-enum base_code gw_sql_link_use(struct base_pg *pg, const struct gw_link_use *use,
-                               struct gw_session *ret_session, bool *ret_old_ended, struct base_err *err)
-{
-    auto_pg_rows struct base_pg_rows *rows = NULL;
-    char idle[NUMBER_MAX], absolute[NUMBER_MAX];
-    const struct base_pg_param params[] = {
-        HASH(use->link_hash),
-        PG_TEXT(use->from),
-        HASH(use->session_hash),
-        PG_TEXT(number(absolute, use->absolute_s)),
-        use->old_session_hash != NULL ? HASH(use->old_session_hash) : (struct base_pg_param){0},
-        PG_TEXT(number(idle, use->idle_s)),
-    };
-    /* Two uses at once: the second waits for the first's row lock, looks again, and finds used_at set. */
-    enum base_code rc = base_pg_exec(
-        pg,
-        "WITH link AS (UPDATE identity.sign_in_links SET used_at = now(), used_from = $2 "
-        "              WHERE link_hash = $1 AND used_at IS NULL AND expires_at > now() "
-        "              RETURNING issuer, subject, tenant, roles), "
-        "old AS (UPDATE identity.sessions SET ended_at = now() "
-        "        WHERE token_hash = $5 AND ended_at IS NULL AND EXISTS (SELECT 1 FROM link) RETURNING 1), "
-        "new AS (INSERT INTO identity.sessions (token_hash, issuer, subject, tenant, roles, absolute_end_at) "
-        "        SELECT $3, issuer, subject, tenant, roles, now() + make_interval(secs => $4::int) FROM link "
-        "        RETURNING *) "
-        "SELECT issuer, subject, tenant, array_to_string(roles, E'\\n'), " US(
-            "absolute_end_at") ", "
-                               "       least($4::bigint, $6::bigint) * 1000, (SELECT count(*) FROM old) FROM "
-                               "new",
-        params, BASE_ARRAY_LEN(params), &rows, err);
-
-    if (rc != BASE_OK)
-        return rc;
-    if (base_pg_n_rows(rows) != 1)
-        return base_fail(err, BASE_DENIED, 0, "the sign-in link is unknown, used or expired");
-    rc = read_session(rows, use->session_hash, ret_session, err);
-    if (rc == BASE_OK)
-        *ret_old_ended = base_pg_int(rows, 0, 6) > 0;
-    return rc;
-}
-
-enum base_code gw_sql_session_get(struct base_pg *pg, const unsigned char hash[BASE_SHA256_BYTES],
-                                  unsigned idle_s, struct gw_session *ret_session, struct base_err *err)
-{
-    auto_pg_rows struct base_pg_rows *rows = NULL;
-    char idle[NUMBER_MAX], touch[NUMBER_MAX];
-    /* last_seen_at is written once in a sixtieth of the idle limit, not with each request */
-    const struct base_pg_param params[] = {HASH(hash), PG_TEXT(number(idle, idle_s)),
-                                           PG_TEXT(number(touch, idle_s / 60))};
     enum base_code rc =
         base_pg_exec(pg,
-                     "SELECT issuer, subject, tenant, array_to_string(roles, E'\\n'), " US(
-                         "absolute_end_at") ", "
-                                            "       floor(extract(epoch FROM least(absolute_end_at, "
-                                            "last_seen_at + make_interval(secs => $2::int)) - now()) * 1000)"
-                                            "       ::bigint, (last_seen_at <= now() - make_interval(secs => "
-                                            "$3::int))::int "
-                                            "FROM identity.sessions WHERE token_hash = $1 AND ended_at IS "
-                                            "NULL AND absolute_end_at > now() "
-                                            "     AND last_seen_at > now() - make_interval(secs => $2::int)",
+                     "SELECT issuer, subject, tenant, array_to_string(roles, E'\\n') "
+                     "FROM identity.sign_in_links "
+                     "WHERE link_hash = $1 AND used_at IS NULL AND expires_at > now()",
                      params, BASE_ARRAY_LEN(params), &rows, err);
 
     if (rc != BASE_OK)
         return rc;
     if (base_pg_n_rows(rows) != 1)
-        return base_fail(err, BASE_DENIED, 0, "the session is unknown or over");
-    if (base_pg_int(rows, 0, 6) != 0) {
-        rc = base_pg_exec(
-            pg,
-            "UPDATE identity.sessions SET last_seen_at = now() WHERE token_hash = $1 AND ended_at IS NULL",
-            params, 1, NULL, err);
-        if (rc != BASE_OK)
-            return rc;
-    }
-    return read_session(rows, hash, ret_session, err);
+        return base_fail(err, BASE_DENIED, 0, "the sign-in link is unknown, used or expired");
+    for (unsigned i = 0; i < BASE_ARRAY_LEN(text); i++)
+        text[i] = base_pg_text(rows, 0, i);
+    if (text[0] == NULL || text[1] == NULL || text[2] == NULL || text[3] == NULL ||
+        gw_principal_fill(&who, text[0], text[1], text[2], text[3]) != BASE_OK)
+        return base_fail(err, BASE_CORRUPT, 0, "a link's row is incomplete or has a field that is too long");
+    *ret_who = who;
+    return BASE_OK;
 }
 
-enum base_code gw_sql_session_end(struct base_pg *pg, const unsigned char hash[BASE_SHA256_BYTES],
-                                  bool *ret_ended, struct gw_session *ret_session, struct base_err *err)
+enum base_code gw_sql_link_use(struct base_pg *pg, const unsigned char hash[BASE_SHA256_BYTES],
+                               const char *from, struct base_err *err)
 {
     auto_pg_rows struct base_pg_rows *rows = NULL;
-    const struct base_pg_param params[] = {HASH(hash)};
+    const struct base_pg_param params[] = {HASH(hash), PG_TEXT(from)};
+    /* Two uses at once: the second waits for the first's row lock, looks again, and finds used_at set. */
+    enum base_code rc = base_pg_exec(pg,
+                                     "UPDATE identity.sign_in_links SET used_at = now(), used_from = $2 "
+                                     "WHERE link_hash = $1 AND used_at IS NULL AND expires_at > now() "
+                                     "RETURNING 1",
+                                     params, BASE_ARRAY_LEN(params), &rows, err);
+
+    if (rc == BASE_OK && base_pg_n_rows(rows) != 1)
+        return base_fail(err, BASE_DENIED, 0, "the sign-in link is unknown, used or expired");
+    return rc;
+}
+
+/* ---- what is over ---- */
+
+#define LOAD_ROWS 10000
+
+enum base_code gw_sql_revoke(struct base_pg *pg, const struct gw_revoke_new *revoke,
+                             struct gw_revocation *ret_revocation, struct base_err *err)
+{
+    auto_pg_rows struct base_pg_rows *rows = NULL;
+    char kind[NUMBER_MAX], tag[NUMBER_MAX], keep[NUMBER_MAX];
+    const struct base_pg_param params[] = {
+        PG_TEXT(number(kind, (int64_t)revoke->kind)),
+        PG_TEXT(number(tag, (int64_t)revoke->tag)),
+        PG_TEXT(number(keep, revoke->keep_s)),
+        PG_TEXT(revoke->reason),
+        PG_TEXT(revoke->key_issuer),
+        PG_TEXT(revoke->key_subject),
+    };
+    /* One statement: both or none. COLLATE "C": only ASCII is compared without case, as in tags.c. */
     enum base_code rc = base_pg_exec(
         pg,
-        "UPDATE identity.sessions SET ended_at = now() WHERE token_hash = $1 AND ended_at IS NULL "
-        "RETURNING issuer, subject, tenant, array_to_string(roles, E'\\n'), " US("absolute_end_at") ", 0",
-        params, 1, &rows, err);
+        "WITH r AS (INSERT INTO identity.revocations (kind, tag, until, reason) "
+        "           VALUES ($1::smallint, $2::bigint, now() + make_interval(secs => $3::int), $4) "
+        "           RETURNING at, until), "
+        "k AS (UPDATE identity.api_keys SET revoked_at = now() WHERE revoked_at IS NULL AND "
+        "      (($5::text IS NOT NULL AND issuer = $5::text AND subject = $6::text) OR "
+        "       ($5::text IS NULL AND lower(subject COLLATE \"C\") = lower($6::text COLLATE \"C\"))) "
+        "      RETURNING 1) "
+        "SELECT " US("at") ", " US("until") ", (SELECT count(*) FROM k) FROM r",
+        params, BASE_ARRAY_LEN(params), &rows, err);
 
     if (rc != BASE_OK)
         return rc;
-    *ret_ended = base_pg_n_rows(rows) == 1;
-    return *ret_ended ? read_session(rows, hash, ret_session, err) : BASE_OK;
+    if (base_pg_n_rows(rows) != 1)
+        return base_fail(err, BASE_CORRUPT, 0, "a revocation was not stored");
+    *ret_revocation = (struct gw_revocation){.kind = revoke->kind,
+                                             .tag = revoke->tag,
+                                             .at_us = base_pg_int(rows, 0, 0),
+                                             .until_us = base_pg_int(rows, 0, 1)};
+    return BASE_OK;
+}
+
+enum base_code gw_sql_revocations_load(struct base_pg *pg, int64_t *last_id, struct gw_revocations *set,
+                                       bool *ret_more, struct base_err *err)
+{
+    auto_pg_rows struct base_pg_rows *rows = NULL;
+    char after[NUMBER_MAX], limit[NUMBER_MAX];
+    const struct base_pg_param params[] = {PG_TEXT(number(after, *last_id)), PG_TEXT(number(limit, LOAD_ROWS))};
+    enum base_code rc =
+        base_pg_exec(pg,
+                     "SELECT id, kind, tag, " US("at") ", " US("until") " FROM identity.revocations "
+                     "WHERE id > $1::bigint AND until > now() ORDER BY id LIMIT $2::int",
+                     params, BASE_ARRAY_LEN(params), &rows, err);
+    unsigned n;
+
+    if (rc != BASE_OK)
+        return rc;
+    n = base_pg_n_rows(rows);
+    for (unsigned i = 0; i < n; i++) {
+        const struct gw_revocation one = {.kind = (enum gw_revocation_kind)base_pg_int(rows, i, 1),
+                                          .tag = (uint64_t)base_pg_int(rows, i, 2),
+                                          .at_us = base_pg_int(rows, i, 3),
+                                          .until_us = base_pg_int(rows, i, 4)};
+
+        gw_revocations_add(set, &one, base_wall_us());
+        *last_id = base_pg_int(rows, i, 0);
+    }
+    *ret_more = n == LOAD_ROWS;
+    return BASE_OK;
+}
+
+enum base_code gw_sql_use_once(struct base_pg *pg, const char *kind,
+                               const unsigned char hash[BASE_SHA256_BYTES], int64_t until_s,
+                               struct base_err *err)
+{
+    char until[NUMBER_MAX];
+    const struct base_pg_param params[] = {PG_TEXT(kind), HASH(hash), PG_TEXT(number(until, until_s))};
+
+    return base_pg_exec(pg,
+                        "INSERT INTO identity.used_once (kind, hash, until) "
+                        "VALUES ($1, $2, to_timestamp($3::bigint))",
+                        params, BASE_ARRAY_LEN(params), NULL, err);
 }
 
 enum base_code gw_sql_clean(struct base_pg *pg, struct base_err *err)
 {
-    enum base_code rc = base_pg_exec(pg,
-                                     "DELETE FROM identity.sessions "
-                                     "WHERE least(ended_at, absolute_end_at) < now() - interval '7 days'",
-                                     NULL, 0, NULL, err);
+    enum base_code rc = base_pg_exec(pg, "SELECT identity.clean_up()", NULL, 0, NULL, err);
 
     if (rc != BASE_OK)
         return rc;

@@ -1,7 +1,7 @@
 /* Identity SQL: every statement on the identity schema, in one place, over one blocking connection.
  *
  * Who:  the store's threads and the commands (cli_key.c); never a loop.
- * Promises: a credential reaches the database as a keyed hash alone; every check against "now" of sessions and links uses the
+ * Promises: a credential reaches the database as a keyed hash alone; every check against "now" of links and revocations uses the
  *       database's clock, so that gateways need not agree on the time.
  * Source: migrations/0010_identity.sql.
  */
@@ -12,6 +12,7 @@
 #include "base/pg.h"
 #include "gateway/apikey.h"
 #include "gateway/principal.h"
+#include "gateway/revocations.h"
 
 #define GW_LABEL_MAX        128u
 #define GW_ROLES_TEXT_MAX   (GW_ROLES_MAX * GW_ROLE_MAX)
@@ -57,7 +58,7 @@ enum base_code gw_sql_key_version(struct base_pg *pg, int64_t *ret_version, stru
 enum base_code gw_sql_key_used(struct base_pg *pg, const char *ids, const char *times_s,
                                struct base_err *err);
 
-/* ---- sign-in links and sessions ---- */
+/* ---- sign-in links ---- */
 
 struct gw_link_new {
     const unsigned char *hash;
@@ -65,30 +66,33 @@ struct gw_link_new {
     unsigned valid_s;
 };
 enum base_code gw_sql_link_create(struct base_pg *pg, const struct gw_link_new *link, struct base_err *err);
+/* Whom a link that can still be used would sign in. BASE_DENIED: unknown, used or expired. Changes nothing. */
+enum base_code gw_sql_link_peek(struct base_pg *pg, const unsigned char hash[BASE_SHA256_BYTES],
+                                struct gw_principal *ret_who, struct base_err *err);
+/* Uses it up: of several at once, one gets BASE_OK, the others BASE_DENIED. from: the client's address. */
+enum base_code gw_sql_link_use(struct base_pg *pg, const unsigned char hash[BASE_SHA256_BYTES],
+                               const char *from, struct base_err *err);
 
-struct gw_session {
-    struct gw_principal
-        who;               /* method GW_AUTH_SESSION; credential_id is the start of the hash; no cache tag */
-    int64_t expires_at_us; /* absolute end */
-    uint64_t valid_ms;     /* from the query on: until the earlier of idle and absolute end */
-};
+/* ---- what is over (migrations/0020_sessions.sql) ---- */
 
-struct gw_link_use {
-    const unsigned char *link_hash, *session_hash;
-    const unsigned char *old_session_hash; /* NULL, or the session that this one takes the place of */
-    const char *from;                      /* the client's address */
-    unsigned idle_s, absolute_s;
+struct gw_revoke_new {
+    enum gw_revocation_kind kind;
+    uint64_t tag;
+    const char *reason; /* 1-128 bytes */
+    unsigned keep_s;    /* for as long as something from before can still be brought */
+    /* PERSON: both; KEY: the directory key as key_subject, key_issuer NULL. Their API keys are revoked in the same transaction. */
+    const char *key_issuer, *key_subject;
 };
-/* Uses the link and starts the session, both or none. BASE_DENIED: unknown, used or expired. */
-enum base_code gw_sql_link_use(struct base_pg *pg, const struct gw_link_use *use,
-                               struct gw_session *ret_session, bool *ret_old_ended, struct base_err *err);
-/* BASE_DENIED: unknown, ended, idle for too long, or past its absolute end. Notes that it was seen, now and then. */
-enum base_code gw_sql_session_get(struct base_pg *pg, const unsigned char hash[BASE_SHA256_BYTES],
-                                  unsigned idle_s, struct gw_session *ret_session, struct base_err *err);
-/* *ret_ended false: it was over already, and *ret_session is left alone. */
-enum base_code gw_sql_session_end(struct base_pg *pg, const unsigned char hash[BASE_SHA256_BYTES],
-                                  bool *ret_ended, struct gw_session *ret_session, struct base_err *err);
-/* Deletes sessions and links that have been over for 7 days: they name people. */
+enum base_code gw_sql_revoke(struct base_pg *pg, const struct gw_revoke_new *revoke,
+                             struct gw_revocation *ret_revocation, struct base_err *err);
+/* Adds those after *last_id, in their order, at most 10,000; moves *last_id. *ret_more: there may be more. */
+enum base_code gw_sql_revocations_load(struct base_pg *pg, int64_t *last_id, struct gw_revocations *set,
+                                       bool *ret_more, struct base_err *err);
+/* BASE_EXISTS: it was used before. until_s: Unix seconds. */
+enum base_code gw_sql_use_once(struct base_pg *pg, const char *kind,
+                               const unsigned char hash[BASE_SHA256_BYTES], int64_t until_s,
+                               struct base_err *err);
+/* Deletes links that have been over for 7 days (they name people), and revocations that no longer matter. */
 enum base_code gw_sql_clean(struct base_pg *pg, struct base_err *err);
 
 #endif

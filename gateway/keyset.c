@@ -18,6 +18,7 @@ struct entry {
     char id[GW_APIKEY_ID_LEN + 1];
     const char *issuer, *subject, *tenant, *roles; /* in texts; roles separated by newlines */
     int64_t expires_us;                            /* 0: never */
+    int64_t created_us;
     bool revoked;
     _Atomic int64_t used_s; /* 0: not since start */
     int64_t handed_out_s;   /* the drain's own */
@@ -85,6 +86,7 @@ static bool read_row(struct entry *entry, const struct base_pg_rows *rows, unsig
     memcpy(entry->id, id, sizeof(entry->id));
     memcpy(entry->hash, hash, sizeof(entry->hash));
     entry->expires_us = base_pg_int(rows, row, GW_KEYCOL_EXPIRES);
+    entry->created_us = base_pg_int(rows, row, GW_KEYCOL_CREATED);
     entry->revoked = base_pg_text(rows, row, GW_KEYCOL_REVOKED) != NULL;
     return gw_principal_fill(&trial, entry->issuer, entry->subject, entry->tenant, entry->roles) == BASE_OK;
 }
@@ -179,6 +181,7 @@ enum gw_key_state gw_keyset_find(struct gw_keyset *set, const unsigned char hash
     if (gw_principal_fill(&who, entry->issuer, entry->subject, entry->tenant, entry->roles) != BASE_OK)
         return GW_KEY_UNKNOWN;
     memcpy(who.credential_id, entry->id, sizeof(entry->id));
+    who.since_us = entry->created_us;
     *ret_principal = who;
     atomic_store_explicit(&entry->used_s, wall_us / 1000000, memory_order_relaxed);
     return GW_KEY_GOOD;

@@ -5,7 +5,7 @@
  *      |                                                            a call is overdue v  | all were answered
  *      +-------- error, refused, HELLO_MS or SLOW_MS passed ------------------------- SLOW
  *
- *     HELLO sends AUTH, SELECT and SCRIPT LOAD.
+ *     HELLO sends AUTH, SELECT and SCRIPT LOAD (PING when there is no script).
  *
  * Invariants:
  *   1. hiredis answers every command exactly once, with NULL when the connection goes: a struct command is
@@ -49,6 +49,7 @@ struct command {
     uint64_t deadline_ms;
     bool overdue, by_text; /* by_text: sent as EVAL after NOSCRIPT */
     gw_redis_fn *done, *late;
+    gw_redis_value_fn *value_done; /* a plain command's; its answer after the deadline is dropped */
     void *user;
     unsigned n_keys, n_texts;
     size_t lens[4 + GW_REDIS_ARGS_MAX];
@@ -173,11 +174,86 @@ static void command_free(struct command *c)
 static void command_end(struct command *c, enum base_code rc, const int64_t *ints, unsigned n)
 {
     gw_redis_fn *tell = c->overdue ? c->late : c->done;
+    gw_redis_value_fn *tell_value = c->overdue ? NULL : c->value_done;
     void *user = c->user;
 
     command_free(c);
     if (tell != NULL)
         tell(rc, ints, n, user);
+    if (tell_value != NULL)
+        tell_value(rc, NULL, user);
+}
+
+/* How many values a reply is, lists flattened; 0 past the caps or for what is neither. depth: lists within lists. */
+static size_t count_values(const redisReply *reply, unsigned depth)
+{
+    size_t n = 0;
+
+    switch (reply->type) {
+    case REDIS_REPLY_NIL:
+    case REDIS_REPLY_INTEGER: return 1;
+    case REDIS_REPLY_STRING:
+    case REDIS_REPLY_STATUS: return reply->len <= GW_REDIS_BULK_MAX ? 1 : 0;
+    case REDIS_REPLY_ARRAY: break;
+    default: return 0;
+    }
+    if (depth == 0 || reply->elements > GW_REDIS_ITEMS_MAX)
+        return 0;
+    for (size_t i = 0; i < reply->elements; i++) {
+        const redisReply *one = reply->element[i];
+        size_t inner = count_values(one, depth - 1);
+
+        if (inner == 0 && !(one->type == REDIS_REPLY_ARRAY && one->elements == 0))
+            return 0;
+        n += inner;
+    }
+    return n <= GW_REDIS_ITEMS_MAX ? n : 0;
+}
+
+static struct gw_redis_value one_value(const redisReply *reply)
+{
+    if (reply->type == REDIS_REPLY_INTEGER)
+        return (struct gw_redis_value){.kind = GW_REDIS_INT, .integer = reply->integer};
+    if (reply->type == REDIS_REPLY_NIL)
+        return (struct gw_redis_value){.kind = GW_REDIS_NIL};
+    return (struct gw_redis_value){.kind = GW_REDIS_TEXT, .bytes = reply->str, .len = (size_t)reply->len};
+}
+
+static size_t flatten(const redisReply *reply, struct gw_redis_value *out)
+{
+    size_t n = 0;
+
+    if (reply->type != REDIS_REPLY_ARRAY) {
+        *out = one_value(reply);
+        return 1;
+    }
+    for (size_t i = 0; i < reply->elements; i++)
+        n += flatten(reply->element[i], out + n);
+    return n;
+}
+
+static void command_end_value(struct command *c, const redisReply *reply)
+{
+    gw_redis_value_fn *tell = c->overdue ? NULL : c->value_done;
+    size_t n = count_values(reply, 2);
+    struct gw_redis_value value = {.kind = GW_REDIS_LIST}, *items = NULL;
+    void *user = c->user;
+
+    command_free(c);
+    if (tell == NULL)
+        return;
+    if (n == 0 && !(reply->type == REDIS_REPLY_ARRAY && reply->elements == 0)) {
+        tell(BASE_TOO_LARGE, NULL, user);
+        return;
+    }
+    if (reply->type == REDIS_REPLY_ARRAY) {
+        items = base_zalloc((n + 1) * sizeof(*items));
+        value.n_items = (unsigned)flatten(reply, items);
+        value.items = items;
+    } else
+        value = one_value(reply);
+    tell(BASE_OK, &value, user);
+    free(items);
 }
 
 static enum base_code read_ints(const redisReply *reply, int64_t ints[GW_REDIS_INTS_MAX], unsigned *ret_n)
@@ -212,12 +288,16 @@ static void on_answer(struct gw_redis *r, struct command *c, const redisReply *r
     enum base_code rc;
     unsigned n = 0;
 
+    if (reply->type != REDIS_REPLY_ERROR && c->value_done != NULL) {
+        command_end_value(c, reply);
+        return;
+    }
     if (reply->type != REDIS_REPLY_ERROR) {
         rc = read_ints(reply, ints, &n);
         command_end(c, rc, rc == BASE_OK ? ints : NULL, n);
         return;
     }
-    if (!c->by_text && strncmp(reply->str, "NOSCRIPT", 8) ==
+    if (!c->by_text && c->value_done == NULL && strncmp(reply->str, "NOSCRIPT", 8) ==
                            0) { /* a restart or SCRIPT FLUSH: send its text, which loads it */
         c->by_text = true;
         if (command_send(c, "EVAL", r->script))
@@ -225,7 +305,7 @@ static void on_answer(struct gw_redis *r, struct command *c, const redisReply *r
     }
     rc = error_code(reply->str);
     if (rc == BASE_INVALID)
-        base_log(BASE_LOG_ERROR, "redis.script_failed", "the limits script failed",
+        base_log(BASE_LOG_ERROR, "redis.script_failed", "Redis refused a script or a command",
                  LOG_STR("error", reply->str));
     command_end(c, rc, NULL, 0);
 }
@@ -316,6 +396,54 @@ void gw_redis_eval(struct gw_redis *r, const struct gw_redis_call *call)
         arm_deadline(r);
 }
 
+static bool command_send_plain(struct command *c)
+{
+    const char *argv[GW_REDIS_ARGS_MAX];
+    const char *text = c->texts;
+
+    for (unsigned i = 0; i < c->n_texts; i++) {
+        argv[i] = text;
+        text += c->lens[i];
+    }
+    return redisAsyncCommandArgv(c->redis->ac, on_reply, c, (int)c->n_texts, argv, c->lens) == REDIS_OK;
+}
+
+void gw_redis_command(struct gw_redis *r, const struct gw_redis_bytes *args, unsigned n_args,
+                      gw_redis_value_fn *done, void *user)
+{
+    struct command *c;
+    size_t total = 0;
+    char *at;
+
+    if (r->state != UP || r->n_commands >= GW_REDIS_CALLS_MAX || n_args > GW_REDIS_ARGS_MAX) {
+        done(r->state == UP ? BASE_FULL : BASE_UNAVAILABLE, NULL, user);
+        return;
+    }
+    for (unsigned i = 0; i < n_args; i++)
+        total += args[i].len;
+    c = base_zalloc(sizeof(*c) + total);
+    c->redis = r;
+    c->deadline_ms = base_mono_ms() + r->timeout_ms;
+    c->value_done = done;
+    c->user = user;
+    c->n_texts = n_args;
+    at = c->texts;
+    for (unsigned i = 0; i < n_args; i++) {
+        c->lens[i] = args[i].len;
+        memcpy(at, args[i].bytes, args[i].len);
+        at += args[i].len;
+    }
+    if (!command_send_plain(c)) {
+        free(c);
+        done(BASE_UNAVAILABLE, NULL, user);
+        return;
+    }
+    TAILQ_INSERT_TAIL(&r->waiting, c, link);
+    r->n_commands++;
+    if (r->deadline_timer == NULL)
+        arm_deadline(r);
+}
+
 /* ---- deadlines ---- */
 
 static void on_deadline(void *arg)
@@ -331,7 +459,10 @@ static void on_deadline(void *arg)
         c->overdue = true;
         if (r->state == UP)
             enter(r, SLOW); /* before the owner asks again */
-        c->done(BASE_TIMEOUT, NULL, 0, c->user);
+        if (c->value_done != NULL)
+            c->value_done(BASE_TIMEOUT, NULL, c->user);
+        else
+            c->done(BASE_TIMEOUT, NULL, 0, c->user);
     }
     arm_deadline(r);
 }
@@ -363,7 +494,7 @@ static void drop(struct gw_redis *r)
 static void go_down(struct gw_redis *r, const char *why)
 {
     if (!r->told_away)
-        base_log(BASE_LOG_WARN, "redis.away", "Redis is away: limits follow their fail mode",
+        base_log(BASE_LOG_WARN, "redis.away", "Redis is away: limits follow their fail mode, nobody signs in",
                  LOG_STR("why", why));
     r->told_away = true;
     enter(r, DOWN);
@@ -478,7 +609,9 @@ static void on_loaded(redisAsyncContext *ac, void *reply_p, void *user)
 
     if (reply == NULL || r->ac != ac || r->state != HELLO)
         return;
-    if (reply->type == REDIS_REPLY_STRING && strlen(reply->str) == SHA_LEN) {
+    if (r->script == NULL && reply->type == REDIS_REPLY_STATUS)
+        enter(r, UP);
+    else if (r->script != NULL && reply->type == REDIS_REPLY_STRING && strlen(reply->str) == SHA_LEN) {
         memcpy(r->sha, reply->str, SHA_LEN + 1);
         enter(r, UP);
     } else
@@ -504,7 +637,10 @@ static void on_connect(const redisAsyncContext *const_ac, int status)
         redisAsyncCommand(ac, on_hello, r, "AUTH %s", r->password);
     if (r->database != 0)
         redisAsyncCommand(ac, on_hello, r, "SELECT %u", r->database);
-    redisAsyncCommand(ac, on_loaded, r, "SCRIPT LOAD %s", r->script);
+    if (r->script != NULL)
+        redisAsyncCommand(ac, on_loaded, r, "SCRIPT LOAD %s", r->script);
+    else
+        redisAsyncCommand(ac, on_loaded, r, "PING");
 }
 
 static void connect_now(struct gw_redis *r)

@@ -87,6 +87,7 @@ static void loop_start(struct gw_loop *loop, void *user)
 
     state->limits =
         gw_limits_new(loop, app->config->redis_url, "gh", (unsigned)app->config->redis_timeout_ms);
+    gw_sessions_loop_start(app->sessions, loop);
     state->http_client = gw_http_client_new(loop);
     state->scratch = pol_scratch_new();
     *poll = (struct limits_poll){.app = app, .loop = loop};
@@ -95,11 +96,13 @@ static void loop_start(struct gw_loop *loop, void *user)
 
 static void loop_end(struct gw_loop *loop, void *user)
 {
-    struct gw_loop_state *state = gw_app_loop(user, loop);
+    struct gw_app *app = user;
+    struct gw_loop_state *state = gw_app_loop(app, loop);
 
     gw_timer_stop(polls[gw_loop_index(loop)].timer);
     gw_http_client_free(state->http_client);
     gw_limits_free(state->limits);
+    gw_sessions_loop_end(app->sessions, loop);
     pol_scratch_free(state->scratch);
 }
 
@@ -157,12 +160,23 @@ static enum base_code open_identity(struct process *process, struct base_err *er
     struct gw_app *app = &process->app;
     const struct gw_config *config = app->config;
 
-    app->store = gw_store_open(&(struct gw_store_options){.dsn = config->store_dsn});
+    app->revocations = gw_revocations_new();
+    app->store = gw_store_open(
+        &(struct gw_store_options){.dsn = config->store_dsn, .revocations = app->revocations});
     if (!gw_store_wait_ready(app->store, STORE_READY_MS))
         return base_fail(err, BASE_UNAVAILABLE, 0, "the API keys cannot be read from Postgres (store_dsn)");
+    app->sessions =
+        gw_sessions_new(&(struct gw_sessions_options){.store = app->store,
+                                                      .revocations = app->revocations,
+                                                      .pepper = process->pepper,
+                                                      .redis_url = config->redis_url,
+                                                      .redis_timeout_ms = (unsigned)config->redis_timeout_ms,
+                                                      .idle_s = (unsigned)config->session_idle_s,
+                                                      .absolute_s = (unsigned)config->session_absolute_s});
     return gw_auth_new(&app->auth,
                        &(struct gw_auth_options){
                            .store = app->store,
+                           .sessions = app->sessions,
                            .key_pepper = process->pepper,
                            .public_origin = config->public_url,
                            .session_idle_s = (unsigned)config->session_idle_s,
@@ -310,6 +324,8 @@ static void stop(struct process *process)
         NULL; /* gw_server_free still runs what came too late for the loops: calls that were cut, to be freed */
     gw_auth_free(app->auth);
     gw_server_free(app->server);
+    gw_sessions_free(app->sessions);
+    gw_revocations_free(app->revocations);
     base_secret_free(process->kek);
     base_secret_free(process->pseudonym_key);
     base_secret_free(process->pepper);

@@ -13,14 +13,12 @@
 struct slot {
     unsigned char hash[BASE_SHA256_BYTES];
     uint64_t until_ms; /* monotonic; past it the slot is empty */
-    uint64_t generation;
-    struct gw_session session;
+    struct gw_session_known known;
 };
 
 struct gw_session_cache {
     unsigned keep_ms;
     pthread_mutex_t lock; /* all below */
-    uint64_t generation;
     struct slot *slots;
 };
 
@@ -50,50 +48,28 @@ static struct slot *slot_of(struct gw_session_cache *cache, const unsigned char 
 }
 
 bool gw_session_cache_get(struct gw_session_cache *cache, const unsigned char hash[BASE_SHA256_BYTES],
-                          struct gw_session *ret_session)
+                          struct gw_session_known *ret_known)
 {
     struct slot *slot = slot_of(cache, hash);
     uint64_t now_ms = base_mono_ms();
     bool hit;
 
     pthread_mutex_lock(&cache->lock);
-    hit = slot->generation == cache->generation && now_ms < slot->until_ms &&
-          base_ct_equal(slot->hash, hash, BASE_SHA256_BYTES);
+    hit = now_ms < slot->until_ms && base_ct_equal(slot->hash, hash, BASE_SHA256_BYTES);
     if (hit)
-        *ret_session = slot->session;
+        *ret_known = slot->known;
     pthread_mutex_unlock(&cache->lock);
     return hit;
 }
 
-uint64_t gw_session_cache_generation(struct gw_session_cache *cache)
-{
-    uint64_t generation;
-
-    pthread_mutex_lock(&cache->lock);
-    generation = cache->generation;
-    pthread_mutex_unlock(&cache->lock);
-    return generation;
-}
-
 void gw_session_cache_put(struct gw_session_cache *cache, const unsigned char hash[BASE_SHA256_BYTES],
-                          const struct gw_session *session, uint64_t generation)
+                          const struct gw_session_known *known, uint64_t valid_ms)
 {
     struct slot *slot = slot_of(cache, hash);
-    uint64_t keep_ms = session->valid_ms < cache->keep_ms ? session->valid_ms : cache->keep_ms;
 
     pthread_mutex_lock(&cache->lock);
-    if (generation == cache->generation) {
-        memcpy(slot->hash, hash, BASE_SHA256_BYTES);
-        slot->until_ms = base_mono_ms() + keep_ms;
-        slot->generation = generation;
-        slot->session = *session;
-    }
-    pthread_mutex_unlock(&cache->lock);
-}
-
-void gw_session_cache_clear(struct gw_session_cache *cache)
-{
-    pthread_mutex_lock(&cache->lock);
-    cache->generation++;
+    memcpy(slot->hash, hash, BASE_SHA256_BYTES);
+    slot->until_ms = base_mono_ms() + (valid_ms < cache->keep_ms ? valid_ms : cache->keep_ms);
+    slot->known = *known;
     pthread_mutex_unlock(&cache->lock);
 }

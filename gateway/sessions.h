@@ -22,8 +22,9 @@
 
 #include <stdint.h>
 
-#define GW_SESSION_ID_LEN    16u /* the public name of a session: hex of the start of its hash; credential_id */
+#define GW_SESSION_ID_LEN    16u /* the public name of a session: random, kept when its token is rotated; credential_id */
 #define GW_PROVIDER_NAME_MAX 64u
+#define GW_SESSION_CACHE_MS  2000u
 #define GW_SID_MAX           256u /* the provider's session: OIDC sid, SAML SessionIndex */
 
 struct gw_sessions;
@@ -53,6 +54,29 @@ enum gw_revoke_kind {
     GW_REVOKE_KEY      /* directory key: every session of that person from before, whatever the issuer */
 };
 
+struct gw_store;
+struct gw_revocations;
+struct base_secret;
+
+struct gw_sessions_options { /* nothing is copied but the URL */
+    struct gw_store *store;
+    struct gw_revocations *revocations; /* the one that the store feeds */
+    const struct base_secret *pepper;
+    const char *redis_url;
+    unsigned redis_timeout_ms; /* 0: 250 */
+    unsigned idle_s, absolute_s;
+    unsigned cache_ms; /* 0: GW_SESSION_CACHE_MS */
+    /* At each use: adds what the directory says. BASE_DENIED: deactivated, or no role is left. NULL: as the provider said. */
+    enum base_code (*refine)(struct gw_principal *who, const char *provider, const char *directory_key,
+                             void *user);
+    void *refine_user;
+};
+struct gw_sessions *gw_sessions_new(const struct gw_sessions_options *options);
+void gw_sessions_free(struct gw_sessions *sessions); /* after the loops and the store; NULL is allowed */
+/* On the loop's thread, before its first and after its last request: its connection to Redis. */
+void gw_sessions_loop_start(struct gw_sessions *sessions, struct gw_loop *loop);
+void gw_sessions_loop_end(struct gw_sessions *sessions, struct gw_loop *loop);
+
 /* record: borrowed for the callback. BASE_DENIED: no such session now. BASE_UNAVAILABLE, BASE_TIMEOUT, BASE_FULL: cannot be said. */
 typedef void gw_sessions_fn(enum base_code rc, const struct gw_session_record *record, void *user);
 struct gw_sessions_op;
@@ -63,6 +87,8 @@ void gw_sessions_forget(struct gw_sessions_op *op); /* NULL is allowed */
 struct gw_sessions_op *gw_sessions_start(struct gw_sessions *sessions, struct gw_loop *loop,
                                          const char *token, const struct gw_session_record *record,
                                          gw_sessions_fn *done, void *user);
+/* Drops a session from Redis, unrecorded: one whose token nobody was given, or that was revoked before. */
+void gw_sessions_discard(struct gw_sessions *sessions, struct gw_loop *loop, const char *token);
 /* For identify: principal alone, from memory when verified moments ago; the directory's state and roles are applied. */
 typedef void gw_session_who_fn(enum base_code rc, const struct gw_principal *who, bool stale, void *user);
 struct gw_sessions_op *gw_sessions_identify(struct gw_sessions *sessions, struct gw_loop *loop,

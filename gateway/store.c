@@ -12,8 +12,7 @@
  *   2. the version is read before the keys: keys newer than their version are loaded once more, never too
  *      seldom;
  *   3. a connection that failed once is dropped, since base_pg would connect anew and not listen;
- *   4. a gw_store_op belongs to its loop, but between submit and post to the worker; `forgotten` is the
- *      loop's alone.
+ *   4. revocations are read before the keys, so that who finds keys finds them, too.
  */
 #include "gateway/store.h"
 
@@ -22,7 +21,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/workers.h"
-#include "gateway/session_cache.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -34,13 +32,11 @@
 #define BACKOFF_MAX_MS   500u
 #define USED_BATCH       1000u
 #define CLEAN_EVERY_MS   (3600u * 1000u)
-#define PEER_MAX         64u
 
 struct gw_store {
     struct gw_store_options options;
     char *dsn;
     struct base_workers *workers;
-    struct gw_session_cache *cache;
     pthread_t watcher;
 
     pthread_mutex_t lock; /* keys, ready, stopping, bad_keys */
@@ -55,7 +51,7 @@ struct gw_store {
     /* the watcher's own */
     struct base_pg *pg;
     bool listening;
-    int64_t version;
+    int64_t version, revocation_id; /* the last that we have */
     uint64_t used_at_ms, clean_at_ms;
 };
 
@@ -102,6 +98,17 @@ static void publish(struct gw_store *store, struct gw_keyset *keys, unsigned n_b
     gw_keyset_unref(old);
 }
 
+/* Brings the revocations that are new. Their ids become visible in order (the migration says how). */
+static enum base_code load_revocations(struct gw_store *store, struct base_err *err)
+{
+    enum base_code rc = BASE_OK;
+    bool more = store->options.revocations != NULL;
+
+    while (rc == BASE_OK && more)
+        rc = gw_sql_revocations_load(store->pg, &store->revocation_id, store->options.revocations, &more, err);
+    return rc;
+}
+
 /* Loads the keys when their version is not the one that we have, or `always`. */
 static enum base_code refresh(struct gw_store *store, bool always, struct base_err *err)
 {
@@ -110,8 +117,10 @@ static enum base_code refresh(struct gw_store *store, bool always, struct base_e
     uint64_t asked_ms = base_mono_ms();
     int64_t version = 0;
     unsigned n_bad = 0;
-    enum base_code rc = gw_sql_key_version(store->pg, &version, err);
+    enum base_code rc = load_revocations(store, err);
 
+    if (rc == BASE_OK)
+        rc = gw_sql_key_version(store->pg, &version, err);
     if (rc == BASE_OK && (always || version != store->version)) {
         rc = gw_sql_key_load(store->pg, &rows, err);
         if (rc == BASE_OK)
@@ -180,6 +189,8 @@ static enum base_code housekeeping(struct gw_store *store, struct base_err *err)
     if (rc == BASE_OK && now_ms >= store->clean_at_ms) {
         store->clean_at_ms = now_ms + CLEAN_EVERY_MS;
         rc = gw_sql_clean(store->pg, err);
+        if (store->options.revocations != NULL)
+            gw_revocations_expire(store->options.revocations, base_wall_us());
     }
     if (rc == BASE_OK || rc == BASE_UNAVAILABLE || rc == BASE_TIMEOUT)
         return rc;
@@ -193,10 +204,9 @@ static enum base_code start_listening(struct gw_store *store, struct base_err *e
 {
     enum base_code rc = base_pg_exec(store->pg, "LISTEN " GW_IDENTITY_CHANNEL, NULL, 0, NULL, err);
 
+    store->revocation_id = 0; /* another database, a restored one: all of them anew */
     if (rc == BASE_OK)
         rc = refresh(store, true, err);
-    /* sessions may have ended while nobody listened */
-    gw_session_cache_clear(store->cache);
     store->listening = rc == BASE_OK;
     return rc;
 }
@@ -206,9 +216,7 @@ static enum base_code watch(struct gw_store *store, struct base_err *err)
 {
     enum base_code rc = base_pg_wait_notify(store->pg, store->options.poll_ms, err);
 
-    if (rc == BASE_OK)
-        gw_session_cache_clear(store->cache);
-    else if (rc != BASE_TIMEOUT)
+    if (rc != BASE_OK && rc != BASE_TIMEOUT)
         return rc;
     rc = refresh(store, false, err);
     return rc == BASE_OK ? housekeeping(store, err) : rc;
@@ -282,144 +290,44 @@ static void *watcher_main(void *p)
     return NULL;
 }
 
-/* ---- sessions and links, on workers ---- */
+/* ---- work for the pool ---- */
 
-struct gw_store_op {
-    struct gw_store *store;
+struct job {
     struct gw_loop *loop;
-    enum { OP_SESSION_GET, OP_SESSION_END, OP_LINK_USE } kind;
-    unsigned char hash[BASE_SHA256_BYTES]; /* the session's */
-    unsigned char link_hash[BASE_SHA256_BYTES], old_hash[BASE_SHA256_BYTES];
-    bool has_old;
-    char from[PEER_MAX];
-    unsigned idle_s, absolute_s;
-    gw_store_fn *done;
-    void *user;
-    bool forgotten;
-
+    gw_store_work_fn *work;
+    gw_store_done_fn *done;
+    void *arg;
     enum base_code rc;
-    bool flag;
-    uint64_t generation;
-    struct gw_session session;
 };
 
-static void op_finish(void *arg)
+static void job_finish(void *p)
 {
-    struct gw_store_op *op = arg;
+    struct job *job = p;
 
-    if (!op->forgotten)
-        op->done(op->rc, op->rc == BASE_OK ? &op->session : NULL, op->flag, op->user);
-    free(op);
+    job->done(job->rc, job->arg);
+    free(job);
 }
 
-static enum base_code op_link_use(struct gw_store_op *op, struct base_pg *pg, struct base_err *err)
+static void job_run(void *p, void *thread_state)
 {
-    const struct gw_link_use use = {
-        .link_hash = op->link_hash,
-        .session_hash = op->hash,
-        .old_session_hash = op->has_old ? op->old_hash : NULL,
-        .from = op->from,
-        .idle_s = op->idle_s,
-        .absolute_s = op->absolute_s,
-    };
-
-    return gw_sql_link_use(pg, &use, &op->session, &op->flag, err);
-}
-
-static void op_run(void *arg, void *thread_state)
-{
-    struct gw_store_op *op = arg;
-    struct base_pg *pg = thread_state;
+    struct job *job = p;
     struct base_err err = {0};
 
-    switch (op->kind) {
-    case OP_SESSION_GET: op->rc = gw_sql_session_get(pg, op->hash, op->idle_s, &op->session, &err); break;
-    case OP_SESSION_END: op->rc = gw_sql_session_end(pg, op->hash, &op->flag, &op->session, &err); break;
-    case OP_LINK_USE: op->rc = op_link_use(op, pg, &err); break;
-    }
-    if (op->kind != OP_SESSION_GET)
-        gw_session_cache_clear(op->store->cache); /* whatever came of it */
-    else if (op->rc == BASE_OK)
-        gw_session_cache_put(op->store->cache, op->hash, &op->session, op->generation);
-    if (op->rc != BASE_OK && op->rc != BASE_DENIED)
-        base_log_err(BASE_LOG_WARN, "identity.query_failed", "a session or link could not be looked up",
-                     &err);
-    gw_loop_post(op->loop, op_finish, op);
+    job->rc = job->work(thread_state, job->arg, &err);
+    if (job->rc != BASE_OK && job->rc != BASE_DENIED && job->rc != BASE_EXISTS && job->rc != BASE_NOT_FOUND)
+        base_log_err(BASE_LOG_WARN, "identity.query_failed", "the identity store could not be asked", &err);
+    gw_loop_post(job->loop, job_finish, job);
 }
 
-static struct gw_store_op *op_submit(struct gw_store_op *op)
+void gw_store_run(struct gw_store *store, struct gw_loop *loop, gw_store_work_fn *work,
+                  gw_store_done_fn *done, void *arg)
 {
-    enum base_code rc;
+    struct job *job = base_zalloc(sizeof(*job));
 
-    op->generation = gw_session_cache_generation(op->store->cache);
-    rc = base_workers_submit(op->store->workers, op_run, op);
-    if (rc == BASE_OK)
-        return op;
-    op->rc = rc;
-    op_finish(op);
-    return NULL;
-}
-
-static struct gw_store_op *op_new(struct gw_store *store, struct gw_loop *loop, const unsigned char *hash,
-                                  gw_store_fn *done, void *user)
-{
-    struct gw_store_op *op = base_zalloc(sizeof(*op));
-
-    op->store = store;
-    op->loop = loop;
-    op->done = done;
-    op->user = user;
-    memcpy(op->hash, hash, sizeof(op->hash));
-    return op;
-}
-
-struct gw_store_op *gw_store_session_get(struct gw_store *store, struct gw_loop *loop,
-                                         const unsigned char hash[BASE_SHA256_BYTES], unsigned idle_s,
-                                         gw_store_fn *done, void *user)
-{
-    struct gw_store_op *op;
-    struct gw_session session;
-
-    if (gw_session_cache_get(store->cache, hash, &session)) {
-        done(BASE_OK, &session, false, user);
-        return NULL;
-    }
-    op = op_new(store, loop, hash, done, user);
-    op->kind = OP_SESSION_GET;
-    op->idle_s = idle_s;
-    return op_submit(op);
-}
-
-struct gw_store_op *gw_store_session_end(struct gw_store *store, struct gw_loop *loop,
-                                         const unsigned char hash[BASE_SHA256_BYTES], gw_store_fn *done,
-                                         void *user)
-{
-    struct gw_store_op *op = op_new(store, loop, hash, done, user);
-
-    op->kind = OP_SESSION_END;
-    return op_submit(op);
-}
-
-struct gw_store_op *gw_store_link_use(struct gw_store *store, struct gw_loop *loop,
-                                      const struct gw_link_use *use, gw_store_fn *done, void *user)
-{
-    struct gw_store_op *op = op_new(store, loop, use->session_hash, done, user);
-
-    op->kind = OP_LINK_USE;
-    memcpy(op->link_hash, use->link_hash, sizeof(op->link_hash));
-    op->has_old = use->old_session_hash != NULL;
-    if (op->has_old)
-        memcpy(op->old_hash, use->old_session_hash, sizeof(op->old_hash));
-    strncpy(op->from, use->from, sizeof(op->from) - 1);
-    op->idle_s = use->idle_s;
-    op->absolute_s = use->absolute_s;
-    return op_submit(op);
-}
-
-void gw_store_forget(struct gw_store_op *op)
-{
-    if (op != NULL)
-        op->forgotten = true;
+    *job = (struct job){.loop = loop, .work = work, .done = done, .arg = arg};
+    job->rc = base_workers_submit(store->workers, job_run, job);
+    if (job->rc != BASE_OK)
+        job_finish(job);
 }
 
 /* ---- life ---- */
@@ -474,7 +382,6 @@ struct gw_store *gw_store_open(const struct gw_store_options *options)
     pthread_condattr_destroy(&monotonic);
     atomic_init(&store->contact_ms, base_mono_ms());
     store->used_at_ms = base_mono_ms() + (uint64_t)o->last_used_every_s * 1000;
-    store->cache = gw_session_cache_new(GW_SESSION_CACHE_MS);
     store->pg = base_pg_new(store->dsn, o->timeout_ms);
     store->workers = base_workers_new(&(struct base_workers_options){.n_threads = o->n_workers,
                                                                      .queue_max = o->queue_max,
@@ -519,7 +426,6 @@ void gw_store_free(struct gw_store *store)
     pthread_join(store->watcher, NULL);
     base_pg_free(store->pg);
     gw_keyset_unref(store->keys);
-    gw_session_cache_free(store->cache);
     pthread_cond_destroy(&store->changed);
     pthread_mutex_destroy(&store->lock);
     base_wipe(store->dsn, strlen(store->dsn)); /* may hold a password */

@@ -1,15 +1,13 @@
 /* Store: the identity store as the loops see it.
  *
- * What: API keys from a snapshot in memory, sessions and sign-in links by a small pool of database connections.
- * Who:  gw_store_key_find from any thread. The session and link calls on a loop: they answer on that loop. open, wait_ready, free
+ * What: API keys from a snapshot in memory; revocations, kept up to date; everything else by a small pool of database connections.
+ * Who:  gw_store_key_find from any thread. gw_store_run on a loop: it answers on that loop. open, wait_ready, free
  *       from the main thread.
  * Promises:
  *   - a key needs no database: with Postgres away known keys go on working, expiry is still checked against the clock, and after
  *     key_stale_max_s without contact every key is GW_KEY_UNAVAILABLE;
  *   - with Postgres there, a revocation or a new key holds on every gateway within a second (notification, and a version poll
  *     every poll_ms in case one is lost);
- *   - a session is answered from memory for at most GW_SESSION_CACHE_MS after it was verified; a logout here at once, elsewhere
- *     by notification;
  *   - a change of the keys loads them all anew: 100,000 of them took 0.6 s in a build with sanitizers;
  *   - last use is written at most once a minute per key; the last minute's is lost in a crash.
  * Not here: tokens and cookies (session.h), HTTP (auth.c), SQL (identity_sql.h).
@@ -21,15 +19,14 @@
 #include "gateway/keyset.h"
 #include "gateway/loop.h"
 
-#define GW_SESSION_CACHE_MS 2000u
-
 struct gw_store;
 
 struct gw_store_options {
     const char *
         dsn; /* role gatehouse_store; a direct connection: LISTEN does not work through a transaction pooler */
-    unsigned n_workers;         /* connections for sessions and links; 0: 2 */
-    unsigned queue_max;         /* waiting session calls, past it BASE_FULL; 0: 1024 */
+    struct gw_revocations *revocations; /* fed; NULL: none (commands, tests of keys) */
+    unsigned n_workers;         /* connections for gw_store_run; 0: 2 */
+    unsigned queue_max;         /* waiting calls, past it BASE_FULL; 0: 1024 */
     unsigned timeout_ms;        /* per query; 0: 2000 */
     unsigned poll_ms;           /* 0: 250 */
     unsigned key_stale_max_s;   /* 0: 86400 */
@@ -46,23 +43,12 @@ void gw_store_free(struct gw_store *store);
 enum gw_key_state gw_store_key_find(struct gw_store *store, const unsigned char hash[BASE_SHA256_BYTES],
                                     struct gw_principal *ret_principal);
 
-/* rc and, for BASE_OK, the session (borrowed for the callback). flag: link_use: the old session was ended with it;
- * session_end: it was still running (else the session is all zero). BASE_DENIED: no such session or link now.
- * BASE_UNAVAILABLE, BASE_TIMEOUT, BASE_FULL: the store cannot say now. */
-typedef void gw_store_fn(enum base_code rc, const struct gw_session *session, bool flag, void *user);
-struct gw_store_op;
-
-/* Each calls done exactly once on the loop; NULL when it already did, else the handle for gw_store_forget. */
-struct gw_store_op *gw_store_session_get(struct gw_store *store, struct gw_loop *loop,
-                                         const unsigned char hash[BASE_SHA256_BYTES], unsigned idle_s,
-                                         gw_store_fn *done, void *user);
-struct gw_store_op *gw_store_session_end(struct gw_store *store, struct gw_loop *loop,
-                                         const unsigned char hash[BASE_SHA256_BYTES], gw_store_fn *done,
-                                         void *user);
-struct gw_store_op *gw_store_link_use(struct gw_store *store, struct gw_loop *loop,
-                                      const struct gw_link_use *use, gw_store_fn *done, void *user);
-/* done will not be called; what was asked may still happen. NULL is allowed. */
-void gw_store_forget(struct gw_store_op *op);
+/* Runs work(pg, arg) on a worker, then done(rc, arg) on the loop, exactly once and before gw_store_free has returned; BASE_FULL, at
+ * once, when too much waits. A query is bounded by timeout_ms. Who asks keeps arg until done. */
+typedef enum base_code gw_store_work_fn(struct base_pg *pg, void *arg, struct base_err *err);
+typedef void gw_store_done_fn(enum base_code rc, void *arg);
+void gw_store_run(struct gw_store *store, struct gw_loop *loop, gw_store_work_fn *work,
+                  gw_store_done_fn *done, void *arg);
 
 struct gw_store_stats {
     bool ready, up;          /* keys loaded once; Postgres answered last */

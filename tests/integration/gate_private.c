@@ -147,12 +147,32 @@ static void make_database(struct gate *gate)
          "migrations", &err);
 }
 
+static void loop_start(struct gw_loop *loop, void *user)
+{
+    struct gate *gate = user;
+
+    gw_sessions_loop_start(gate->sessions, loop);
+}
+
+static void loop_end(struct gw_loop *loop, void *user)
+{
+    struct gate *gate = user;
+
+    gw_sessions_loop_end(gate->sessions, loop);
+}
+
 struct gate *gate_new(void)
 {
     struct gate *gate = base_zalloc(sizeof(*gate));
     const struct gw_listener_options listener = {.address = "127.0.0.1", .handler = handle, .user = gate};
     const struct gw_server_options server = {
-        .n_threads = 2, .limits = GW_SERVER_LIMITS_DEFAULT, .listeners = &listener, .n_listeners = 1};
+        .n_threads = 2,
+        .limits = GW_SERVER_LIMITS_DEFAULT,
+        .listeners = &listener,
+        .n_listeners = 1,
+        .loop_start = loop_start,
+        .loop_end = loop_end,
+        .user = gate};
     struct gw_auth_options auth = {.public_origin = GATE_ORIGIN,
                                    .session_idle_s = GATE_IDLE_S,
                                    .session_absolute_s = GATE_ABSOLUTE_S,
@@ -164,9 +184,22 @@ struct gate *gate_new(void)
     base_log_init(-1, BASE_LOG_ERROR);
     make_pepper(gate);
     make_database(gate);
-    gate->store = gw_store_open(&(struct gw_store_options){.dsn = gate_dsn(gate), .last_used_every_s = 1});
+    gate->redis = rdp_new();
+    must(gate->redis != NULL, "no Redis", NULL);
+    gate->revocations = gw_revocations_new();
+    gate->store = gw_store_open(&(struct gw_store_options){
+        .dsn = gate_dsn(gate), .revocations = gate->revocations, .last_used_every_s = 1});
     must(gw_store_wait_ready(gate->store, 10000), "store", NULL);
+    gate->sessions = gw_sessions_new(&(struct gw_sessions_options){.store = gate->store,
+                                                                   .revocations = gate->revocations,
+                                                                   .pepper = gate->pepper,
+                                                                   .redis_url = rdp_url(gate->redis),
+                                                                   .redis_timeout_ms = 2000,
+                                                                   .idle_s = GATE_IDLE_S,
+                                                                   .absolute_s = GATE_ABSOLUTE_S,
+                                                                   .cache_ms = GATE_CACHE_MS});
     auth.store = gate->store;
+    auth.sessions = gate->sessions;
     auth.key_pepper = gate->pepper;
     must(gw_auth_new(&gate->auth, &auth, &err) == BASE_OK, "auth", &err);
     must(gw_server_start(&gate->server, &server, &err) == BASE_OK, "server", &err);
@@ -179,6 +212,9 @@ void gate_free(struct gate *gate)
     gw_store_free(gate->store);
     gw_server_free(gate->server);
     gw_auth_free(gate->auth);
+    gw_sessions_free(gate->sessions);
+    gw_revocations_free(gate->revocations);
+    rdp_free(gate->redis);
     pgp_free(gate->pg);
     unlink(gate->pepper_file);
     base_secret_free(gate->pepper);
@@ -209,8 +245,7 @@ int64_t gate_sql_int(struct gate *gate, const char *sql)
 
 void gate_clear_cache(struct gate *gate)
 {
-    gate_sql(gate, "NOTIFY gatehouse_identity");
-    nanosleep(&(struct timespec){.tv_nsec = 150000000}, NULL);
+    nanosleep(&(struct timespec){.tv_nsec = (GATE_CACHE_MS + 50) * 1000000l}, NULL);
 }
 
 /* ---- the client's side ---- */

@@ -11,19 +11,26 @@
 #include "gateway/auth.h"
 #include "gateway/cli_key.h"
 #include "gateway/store.h"
+#include "gateway/revocations.h"
+#include "gateway/sessions.h"
 #include "pg_private.h"
+#include "redis_private.h"
 
 #include <stdatomic.h>
 
 #define GATE_ORIGIN     "https://gate.example:8443"
 #define GATE_IDLE_S     1800u
 #define GATE_ABSOLUTE_S 43200u
+#define GATE_CACHE_MS   200u /* shorter than in life, so that tests need not wait */
 
 struct gate {
     struct pgp *pg;
     struct base_secret *pepper;
     char pepper_file[64];
+    struct rdp *redis;
+    struct gw_revocations *revocations;
     struct gw_store *store;
+    struct gw_sessions *sessions;
     struct gw_auth *auth;
     struct gw_server *server;
     atomic_bool refuse_records; /* the audit says no; read by the loops */
