@@ -16,7 +16,7 @@
  *   oidc_logout_url      {provider, id_token_hint?, post_logout_redirect_uri, state} -> {"url"}   "": the provider has none
  *   oidc_logout_token    {provider, logout_token} -> {issuer, subject?, sid?, jti, expires_at}
  *   bearer               {token, audience, method, url, dpop?, client_cert_sha256? (base64url)}
- *                        -> IDENTITY + {"client_id", "scopes": [...], "bound": bool}   bound: needs a proof with every request
+ *                        -> IDENTITY + {"provider", "client_id", "scopes": [...], "bound": bool}   bound: needs a proof with every request
  *   saml_start           {provider, acs_url, relay_state} -> {"request_id", "url"}   a redirect, signed if so configured
  *   saml_finish          {provider, acs_url, response (base64), request_id} -> IDENTITY + {assertion_id, assertion_expires_at,
  *                        name_id, name_id_format, session_index?, session_ends_at?}
@@ -36,7 +36,7 @@
  *              "clock_skew_s", "claims": [names to hand on], "subject_claim",
  *              "bearer": {"audiences": [...], "introspection": bool, "require_binding": bool}?}
  *             {"name", "kind": "saml", "metadata_xml", "entity_id" (ours), "key_pem"?, "cert_pem"?, "sign_requests": bool,
- *              "want_signed": "response"|"assertion"|"either", "want_encrypted": bool, "clock_skew_s", "claims": [...], "subject_claim"}
+ *              "name_claim", "email_claim", "want_signed": "response"|"assertion"|"either", "want_encrypted": bool, "clock_skew_s", "claims": [...], "subject_claim"}
  *             subject_claim: "" for sub and NameID.
  *   IDENTITY  {"issuer", "subject", "sid"?, "name"?, "email"?, "claims": {name: [texts...]}, "auth_time"?, "acr"?, "amr": [...],
  *              "expires_at", "refresh_token"?, "id_token"?}
