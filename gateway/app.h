@@ -11,6 +11,7 @@
 #include "gateway/config.h"
 #include "gateway/http_client.h"
 #include "gateway/limits.h"
+#include "gateway/live.h"
 #include "gateway/revocations.h"
 #include "gateway/runtime.h"
 #include "gateway/server.h"
@@ -35,6 +36,7 @@ struct gw_app {
     struct gw_store *store;
     struct gw_revocations *revocations;
     struct gw_sessions *sessions;
+    struct gw_live *live;
     struct gw_auth *auth;
     struct base_workers *workers;
     struct gw_server *server;

@@ -20,6 +20,7 @@
  *  4. settle runs exactly once for every call that got as far as an intent, however it ends; before that, nothing left the process.
  *  5. No route is tried that the one decision did not list; a reload does not touch a running call (it holds its runtime).
  *  6. After the first text of an answer no other route is tried.
+ *  7. From identify to settle the call stands in its loop's live list: a revocation ends it like an error, with the status "cut".
  */
 #include "gateway/call_priv.h"
 
@@ -177,6 +178,22 @@ static void step_parse(struct gw_call *call)
 
 /* ---- identify ---- */
 
+/* Access has ended while the call ran (live.h): the backend is stopped, the client is told why. */
+static void on_cut(void *user)
+{
+    struct gw_call *call = user;
+    const struct gw_api_error error = {.code = call->principal.method == GW_AUTH_SESSION
+                                                   ? GW_API_SESSION_ENDED
+                                                   : GW_API_REVOKED_API_KEY};
+
+    if (call->pending_limit != NULL)
+        gw_limits_forget(call->pending_limit);
+    call->pending_limit = NULL;
+    gw_call_end(call, "cut", gw_api_code_name(error.code));
+    if (call->http != NULL)
+        gw_call_answer_error(call, &error);
+}
+
 static void on_identified(enum gw_auth_result result, const struct gw_principal *principal, void *user)
 {
     struct gw_call *call = user;
@@ -188,6 +205,9 @@ static void on_identified(enum gw_auth_result result, const struct gw_principal 
         return;
     }
     call->principal = *principal;
+    call->live = (struct gw_live_entry){
+        .loop = call->loop, .who = &call->principal, .cut = on_cut, .user = call};
+    gw_live_add(call->app->live, &call->live);
     for (unsigned i = 0; i < principal->n_roles; i++)
         call->roles[i] = call->principal.roles[i];
     aud_pseudonym(call->app->audit, principal->issuer, principal->subject, call->pseudonym);

@@ -35,6 +35,7 @@ struct gw_call {
     struct gw_auth_pending *pending_auth;
     bool identifying;
     struct gw_principal principal;
+    struct gw_live_entry live; /* from identified to settled: a revocation cuts it */
     const char *roles[GW_ROLES_MAX];
     char pseudonym[AUD_PSEUDONYM_MAX];
     /* parse: chat and this are a worker's between its start and its message back */
@@ -82,7 +83,7 @@ struct gw_call {
             estimated; /* for the limits alone: what the prompt cost where a backend was stopped before it could say */
     } usage;
     /* settle */
-    const char *status;     /* "ok", "blocked", "error", "cancelled", "denied", "refused" */
+    const char *status;     /* "ok", "blocked", "error", "cancelled", "denied", "refused", "cut" */
     const char *error_code; /* NULL: none */
     const char *finish_reason;
 };

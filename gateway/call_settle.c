@@ -182,6 +182,7 @@ void gw_call_end(struct gw_call *call, const char *status, const char *error_cod
     if (call->done)
         return;
     call->done = true;
+    gw_live_remove(call->app->live, &call->live);
     call->status = status;
     call->error_code = error_code;
     gw_call_attempt_over(call, NULL);

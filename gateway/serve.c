@@ -155,6 +155,28 @@ static bool record_identity(const char *action, const struct gw_principal *who, 
     return false;
 }
 
+struct cut_by {
+    struct gw_sessions *sessions;
+    struct gw_revocation revocation;
+};
+
+static bool meets(const struct gw_principal *who, const void *arg)
+{
+    const struct cut_by *by = arg;
+
+    return gw_sessions_meets(by->sessions, who, &by->revocation);
+}
+
+/* From the store's watcher, or a loop that revokes. */
+static void on_revocation(const struct gw_revocation *revocation, void *user)
+{
+    struct gw_app *app = user;
+    const struct cut_by by = {.sessions = app->sessions, .revocation = *revocation};
+
+    if (atomic_load(&app->serving))
+        gw_live_cut(app->live, app->server, meets, &by, sizeof(by));
+}
+
 static enum base_code open_identity(struct process *process, struct base_err *err)
 {
     struct gw_app *app = &process->app;
@@ -173,6 +195,8 @@ static enum base_code open_identity(struct process *process, struct base_err *er
                                                       .redis_timeout_ms = (unsigned)config->redis_timeout_ms,
                                                       .idle_s = (unsigned)config->session_idle_s,
                                                       .absolute_s = (unsigned)config->session_absolute_s});
+    app->live = gw_live_new(GW_LOOPS_MAX);
+    gw_revocations_listen(app->revocations, on_revocation, app);
     return gw_auth_new(&app->auth,
                        &(struct gw_auth_options){
                            .store = app->store,
@@ -324,6 +348,7 @@ static void stop(struct process *process)
         NULL; /* gw_server_free still runs what came too late for the loops: calls that were cut, to be freed */
     gw_auth_free(app->auth);
     gw_server_free(app->server);
+    gw_live_free(app->live);
     gw_sessions_free(app->sessions);
     gw_revocations_free(app->revocations);
     base_secret_free(process->kek);

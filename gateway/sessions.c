@@ -260,6 +260,26 @@ bool gw_sessions_revoked(struct gw_sessions *sessions, const struct gw_principal
                   !gw_revocations_meet(set, GW_REVOCATION_KEY, who->directory_tag, since_us));
 }
 
+bool gw_sessions_meets(struct gw_sessions *sessions, const struct gw_principal *who,
+                       const struct gw_revocation *revocation)
+{
+    const struct base_secret *pepper = sessions->options.pepper;
+
+    switch (revocation->kind) {
+    case GW_REVOCATION_SESSION:
+        return who->method == GW_AUTH_SESSION &&
+               gw_tag(pepper, GW_TAG_SESSION, who->credential_id, NULL, NULL) == revocation->tag;
+    case GW_REVOCATION_PERSON:
+        return who->person_tag == revocation->tag && who->since_us <= revocation->at_us;
+    case GW_REVOCATION_SID: return who->sid_tag == revocation->tag;
+    case GW_REVOCATION_KEY:
+        return who->directory_tag == revocation->tag && who->since_us <= revocation->at_us;
+    case GW_REVOCATION_TOKEN:
+    case GW_REVOCATION_NONE: break;
+    }
+    return false;
+}
+
 static bool token_over(struct gw_sessions *sessions, const unsigned char *hash)
 {
     return !CHECK("session.token_not_rotated",

@@ -112,6 +112,11 @@ struct gw_sessions_op *gw_sessions_revoke(struct gw_sessions *sessions, struct g
 /* True when a principal that was proved at since_us has been revoked since. For bearer tokens and API keys, too. */
 bool gw_sessions_revoked(struct gw_sessions *sessions, const struct gw_principal *who, int64_t since_us);
 
+/* Whether one revocation meets a principal: to cut what is live. A token that was rotated away meets nobody. */
+struct gw_revocation;
+bool gw_sessions_meets(struct gw_sessions *sessions, const struct gw_principal *who,
+                       const struct gw_revocation *revocation);
+
 /* Once, for ever: true the first time that (kind, value) is brought (SAML assertions, OIDC states, logout tokens' jti).
  * BASE_EXISTS: brought before. BASE_UNAVAILABLE: cannot be recorded, so it must be refused. A unique insert in Postgres. */
 struct gw_sessions_op *gw_sessions_use_once(struct gw_sessions *sessions, struct gw_loop *loop,
