@@ -27,6 +27,13 @@ import urllib.request
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DEMO_MODEL = ROOT / "engine/demo/gatehouse-demo.gguf"
 DISK_NEEDED = 500 << 20
+IDP_MODULES = ROOT / "build/demo_idp"
+DEMO_USERS = [
+    {"id": "alice", "name": "Alice Ängström", "email": "alice@example.com", "groups": ["llm-admins", "llm-users"], "about": "administrator"},
+    {"id": "bob", "name": "Bob", "email": "bob@example.com", "groups": ["llm-users"], "about": "employee"},
+    {"id": "carol", "name": "Carol", "email": "carol@example.com", "groups": ["llm-analysts"], "about": "analyst"},
+    {"id": "dave", "name": "Dave", "email": "dave@example.com", "groups": [], "about": "in no group: Gatehouse refuses him"},
+]
 
 
 class StackError(Exception):
@@ -76,11 +83,15 @@ class Stack:
     """start() .. stop(). Each part can be stopped and started by itself, for tests of what happens then."""
 
     def __init__(self, folder, binary, port=8443, admin_port=8442, demo_provider=False, mock_port=8444, policy=None, model=None,
-                 config=None, quiet=False, env=None, listen_address="127.0.0.1"):
+                 config=None, quiet=False, env=None, listen_address="127.0.0.1", demo_idp=False, idp_port=8445, idp_users=(),
+                 idp_test=False, idp_tls=False):
         self.dir = pathlib.Path(folder).resolve()
         self.binary = pathlib.Path(binary).resolve()
         self.port, self.admin_port, self.mock_port = port, admin_port, mock_port
         self.demo_provider = demo_provider
+        # the demo identity provider; idp_test: with the controls that tests need; idp_tls: https with the development CA
+        self.demo_idp, self.idp_port, self.idp_test, self.idp_tls = demo_idp, idp_port, idp_test, idp_tls
+        self.idp_users = [*DEMO_USERS, *idp_users]
         self.policy_text = policy
         self.model = pathlib.Path(model) if model else DEMO_MODEL
         self.extra_config = config or {}
@@ -105,6 +116,10 @@ class Stack:
     @property
     def admin_url(self):
         return f"http://127.0.0.1:{self.admin_port}"
+
+    @property
+    def idp_url(self):
+        return f"https://localhost:{self.idp_port}" if self.idp_tls else f"http://127.0.0.1:{self.idp_port}"
 
     @property
     def ca_file(self):
@@ -174,7 +189,7 @@ class Stack:
         subprocess.run([str(ROOT / "certs/make-dev-ca.sh"), str(self.dir / "certs"), "localhost", "127.0.0.1", "::1"], check=True)
         keys = self.dir / "keys"
         keys.mkdir(mode=0o700, exist_ok=True)
-        for name in ("kek", "pseudonym", "pepper"):
+        for name in ("kek", "pseudonym", "pepper") + (("idp-client", "idp-service") if self.demo_idp else ()):
             file = keys / name
             if not file.exists():
                 with open(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_EXCL, 0o600), "w") as f:
@@ -221,7 +236,8 @@ class Stack:
                 raise StackError(f"port {port} is taken: stop what listens there (`ss -ltnp` shows it), or say another with {option}")
 
     def ports(self):
-        return [("--port", self.port), ("--admin-port", self.admin_port)] + ([("--mock-port", self.mock_port)] if self.demo_provider else [])
+        return ([("--port", self.port), ("--admin-port", self.admin_port)] + ([("--mock-port", self.mock_port)] if self.demo_provider else [])
+                + ([("--idp-port", self.idp_port)] if self.demo_idp else []))
 
     # ---- Postgres ----
 
@@ -294,7 +310,7 @@ class Stack:
     def stop_postgres(self, immediate=False):
         return self.end("postgres", signal.SIGQUIT if immediate else signal.SIGINT)
 
-    # ---- Redis and the mock provider ----
+    # ---- Redis and the demo providers ----
 
     def start_redis(self):
         server = shutil.which("redis-server")
@@ -322,6 +338,30 @@ class Stack:
                 raise StackError(f"the mock provider did not start:\n{self.log_tail('mock')}")
             time.sleep(0.05)
 
+    def key(self, name):
+        return (self.dir / "keys" / name).read_text().strip()
+
+    def start_idp(self):
+        node = shutil.which("node")
+        if node is None or not (IDP_MODULES / "node_modules/oidc-provider").is_dir():
+            raise StackError("the demo identity provider needs node, npm and its package: deploy/demo_idp/setup.sh fetches it")
+        settings = {"modules": str(IDP_MODULES), "port": self.idp_port, "issuer": self.idp_url, "gateway": self.url,
+                    "audiences": [f"{self.url}/v1", f"{self.url}/scim/v2"], "client_secret": self.key("idp-client"),
+                    "service_secret": self.key("idp-service"), "users": self.idp_users}
+        if self.idp_tls:
+            settings["tls"] = {"cert": str(self.dir / "certs/server.pem"), "key": str(self.dir / "certs/server.key")}
+        file = self.dir / "idp.json"
+        with open(os.open(file, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as f:
+            json.dump(settings, f)
+        # it brings logout messages to the gateway, whose certificate is of the development CA
+        self.spawn("idp", [node, str(ROOT / "deploy/demo_idp/idp.mjs"), str(file)] + (["--test"] if self.idp_test else []),
+                   env=dict(self.env, NODE_EXTRA_CA_CERTS=str(self.ca_file)))
+        deadline = time.monotonic() + 20
+        while port_free("127.0.0.1", self.idp_port):
+            if self.processes["idp"].poll() is not None or time.monotonic() > deadline:
+                raise StackError(f"the demo identity provider did not start:\n{self.log_tail('idp')}")
+            time.sleep(0.05)
+
     # ---- the gateway ----
 
     def write_config(self):
@@ -340,10 +380,12 @@ class Stack:
                                                  + "".join(f"{k} = {v}\n" for k, v in values.items()))
         policy = self.policy_text
         if policy is None:
-            name = "demo-policy-provider.yaml" if self.demo_provider else "demo-policy.yaml"
+            name = ("demo-policy-sso.yaml" if self.demo_idp else "demo-policy-provider.yaml" if self.demo_provider else
+                    "demo-policy.yaml")
             policy = (ROOT / "deploy" / name).read_text()
         policy = (policy.replace("@MODEL@", str(self.model)).replace("@MOCK_URL@", f"https://localhost:{self.mock_port}/v1")
-                  .replace("@CA_FILE@", str(self.ca_file)))
+                  .replace("@CA_FILE@", str(self.ca_file)).replace("@IDP_URL@", self.idp_url).replace("@URL@", self.url)
+                  .replace("@IDP_SECRET_FILE@", str(self.dir / "keys/idp-client")))
         (self.dir / "policy.yaml").write_text(policy)
 
     def start_gateway(self, wait=60):
@@ -385,12 +427,15 @@ class Stack:
         if self.demo_provider:
             self.say("  mock provider ...")
             self.start_mock()
+        if self.demo_idp:
+            self.say("  demo identity provider ...")
+            self.start_idp()
         self.write_config()
         self.say("  gateway ...")
         self.start_gateway()
 
     def stop(self):
-        for name in ("gateway", "mock", "redis"):
+        for name in ("gateway", "idp", "mock", "redis"):
             self.end(name)
         self.stop_postgres()
         if self.lock is not None:  # else the folder is another one's
@@ -448,6 +493,12 @@ def announce(stack):
     model = wait_for_key(stack, key)
     facts = {"url": stack.url, "api_key": key, "admin_link": stack.admin_link(), "ca_file": str(stack.ca_file),
              "pid": stack.processes["gateway"].pid, "model": model, "config_file": str(stack.dir / "gatehouse.conf")}
+    sign_in = ""
+    if stack.demo_idp:
+        facts |= {"idp_url": stack.idp_url, "demo_users": [{k: user[k] for k in ("id", "about")} for user in DEMO_USERS]}
+        users = "\n".join(f"    {user['name']:<16}{user['about']}" for user in DEMO_USERS)
+        sign_in = (f"Single sign-on: open {stack.url}/ and sign in with the demo company account as one of\n\n{users}\n\n"
+                   f"They see different models. Sign out at {stack.idp_url}/ and the session ends everywhere, a running answer with it.\n\n")
     temporary = stack.dir / "ready.json.new"
     with open(os.open(temporary, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as f:
         json.dump(facts, f, indent=2)
@@ -455,7 +506,7 @@ def announce(stack):
     temporary.rename(stack.dir / "ready.json")
     say(f"\nGatehouse is ready.\n\n  url         {facts['url']}\n  api_key     {key}\n  admin_link  {facts['admin_link']}\n"
         f"              (signs a browser in, once, within 15 minutes; the browser will warn until it trusts ca_file)\n"
-        f"  ca_file     {facts['ca_file']}\n  pid         {facts['pid']}\n\nTry it:\n\n"
+        f"  ca_file     {facts['ca_file']}\n  pid         {facts['pid']}\n\n{sign_in}Try it:\n\n"
         f"  curl -N --cacert {facts['ca_file']} {facts['url']}/v1/chat/completions -H 'Authorization: Bearer {key}' "
         f"-H 'Content-Type: application/json' -d '{{\"model\":\"{model}\",\"stream\":true,\"messages\":"
         f"[{{\"role\":\"user\",\"content\":\"What is Gatehouse?\"}}]}}'\n\n"
@@ -470,6 +521,8 @@ def main():
     parser.add_argument("--admin-port", type=int, default=8442, help="of health and metrics, on 127.0.0.1 alone (%(default)s)")
     parser.add_argument("--listen", metavar="ADDRESS", default="127.0.0.1", help="where the gateway listens (%(default)s)")
     parser.add_argument("--demo-provider", action="store_true", help="also start a mock provider, to try an external route")
+    parser.add_argument("--demo-idp", action="store_true", help="also start an identity provider, to try single sign-on")
+    parser.add_argument("--idp-port", type=int, default=8445, help="of the identity provider (%(default)s)")
     parser.add_argument("--mock-port", type=int, default=8444, help="of the mock provider (%(default)s)")
     parser.add_argument("--model", metavar="FILE.gguf", help="serve this model file in place of the bundled one")
     parser.add_argument("--policy", metavar="FILE.yaml", help="a policy in place of the demo's; @MODEL@ in it is the model file")
@@ -477,6 +530,8 @@ def main():
     parser.add_argument("--binary", default=str(ROOT / "build/release/gateway/gatehouse"), help=argparse.SUPPRESS)
     parser.add_argument("--relative-to", default=".", help=argparse.SUPPRESS)  # ./dev changes the folder before it comes here
     args = parser.parse_args()
+    if args.demo_idp and args.demo_provider and not args.policy:
+        parser.error("--demo-idp and --demo-provider each have their own policy: use one of them, or give yours with --policy")
     here = pathlib.Path(args.relative_to)
     policy = None
     if args.policy:
@@ -485,7 +540,8 @@ def main():
         except OSError as error:
             parser.error(f"the policy {args.policy} cannot be read: {error.strerror}")
     stack = Stack(here / args.dir, here / args.binary, args.port, args.admin_port, args.demo_provider, args.mock_port, policy,
-                  (here / args.model).resolve() if args.model else None, listen_address=args.listen)
+                  (here / args.model).resolve() if args.model else None, listen_address=args.listen,
+                  demo_idp=args.demo_idp, idp_port=args.idp_port)
     # said for all three, because a shell may have started this with SIGINT ignored, and a closed terminal sends SIGHUP
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
