@@ -16,6 +16,7 @@
 
 struct gw_store;    /* store.h */
 struct gw_sessions; /* sessions.h */
+struct gw_session_record;
 struct gw_auth;
 
 /* Zero refuses. Each has one public error code. */
@@ -47,6 +48,11 @@ struct gw_auth_options {
     unsigned session_idle_s, session_absolute_s;
     gw_auth_record_fn *record; /* NULL: events are dropped (tests) */
     void *record_user;
+    /* Where a browser that has signed out here goes on to sign out at its provider; done is called once, on the loop, with "" for
+     * nowhere. NULL: nowhere. */
+    void (*sign_out_url)(struct gw_loop *loop, const struct gw_session_record *session,
+                         void (*done)(const char *url, void *user), void *user, void *sign_out_user);
+    void *sign_out_user;
 };
 /* BASE_INVALID: a pepper shorter than 32 bytes, an origin that is no "scheme://host[:port]". Nothing is copied but the origin. */
 enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_options *options,

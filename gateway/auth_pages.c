@@ -23,67 +23,30 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "gateway/form.h"
+#include "gateway/page.h"
 
 #include <stdio.h>
 #include <string.h>
 
 #define PAGE_MAX 8192u
 
-static const char page_csp[] =
-    "default-src 'none'; form-action 'self'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'";
-static const char page_css[] =
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:32em;margin:15vh auto;padding:0 "
-    "1em;color:#1a1a1a;background:#fff}\n"
-    "button{font:inherit;padding:.6em "
-    "1.4em;border:0;border-radius:.4em;background:#1f4fd8;color:#fff;cursor:pointer}\n"
-    "@media(prefers-color-scheme:dark){body{color:#eee;background:#16181d}}\n";
-
 /* ---- answers ---- */
-
-static void escape_html(struct base_buf *out, const char *text)
-{
-    for (; *text != '\0'; text++) {
-        switch (*text) {
-        case '&': base_buf_append_str(out, "&amp;"); break;
-        case '<': base_buf_append_str(out, "&lt;"); break;
-        case '>': base_buf_append_str(out, "&gt;"); break;
-        case '"': base_buf_append_str(out, "&quot;"); break;
-        case '\'': base_buf_append_str(out, "&#39;"); break;
-        default: base_buf_append_char(out, *text);
-        }
-    }
-}
 
 /* A page with a sentence and, when token is not NULL, the button that posts it. */
 static void send_page(struct gw_http *http, int status, const char *heading, const char *sentence,
                       const char *token)
 {
-    const struct gw_header headers[] = {
-        {"content-type", "text/html; charset=utf-8"},
-        {"content-security-policy", page_csp},
-        {"referrer-policy", "no-referrer"},
-        {"cache-control", "no-store"},
-        {"x-frame-options", "DENY"},
-    };
-    auto_buf struct base_buf page = BASE_BUF_INIT(PAGE_MAX);
+    auto_buf struct base_buf page = BASE_BUF_INIT(GW_PAGE_MAX);
 
-    base_buf_append_str(
-        &page, "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>Gatehouse</title>"
-               "<meta name=\"viewport\" content=\"width=device-width\">"
-               "<link rel=\"stylesheet\" href=\"/auth/page.css\"></head>\n<body><h1>");
-    escape_html(&page, heading);
-    base_buf_append_str(&page, "</h1><p>");
-    escape_html(&page, sentence);
-    base_buf_append_str(&page, "</p>");
+    gw_page_begin(&page, heading, sentence);
     if (token != NULL) {
         base_buf_append_str(
             &page,
             "<form method=\"post\" action=\"/auth/link\"><input type=\"hidden\" name=\"token\" value=\"");
-        escape_html(&page, token);
+        gw_page_escape(&page, token);
         base_buf_append_str(&page, "\"><button type=\"submit\">Sign in</button></form>");
     }
-    base_buf_append_str(&page, "</body></html>\n");
-    gw_http_send(http, status, headers, BASE_ARRAY_LEN(headers), page.data, page.len);
+    gw_page_send(http, status, &page, NULL);
 }
 
 static void send_link_refused(struct gw_http *http, int status)
@@ -134,11 +97,12 @@ struct exchange {
     unsigned char link_hash[BASE_SHA256_BYTES];
     char old_token[GW_TOKEN_LEN + 1]; /* "": none */
     char from[GW_PEER_MAX];
-    struct gw_session_record session; /* heap texts: none */
+    struct gw_session_record session;
 };
 
 static void exchange_free(struct exchange *x)
 {
+    gw_session_record_free(&x->session);
     base_wipe(x, sizeof(*x)); /* tokens */
     free(x);
 }
@@ -352,14 +316,15 @@ static void post_link(struct gw_auth *auth, struct gw_http *http)
 
 /* ---- who am I, and logout ---- */
 
-static void send_session(struct gw_http *http, const struct exchange *x,
-                         const struct gw_session_record *session)
+void gw_auth_send_session(const struct gw_auth *auth, struct gw_http *http, const char *token,
+                          const struct gw_session_record *session, bool set_cookie)
 {
-    const struct gw_header headers[] = {{"content-type", "application/json"}, {"cache-control", "no-store"}};
+    struct gw_header headers[3] = {{"content-type", "application/json"}, {"cache-control", "no-store"}};
+    char cookie[GW_SET_COOKIE_MAX];
     auto_buf struct base_buf body = BASE_BUF_INIT(PAGE_MAX);
     char csrf[GW_CSRF_LEN + 1], expires[BASE_RFC3339_MAX];
 
-    gw_csrf_derive(x->auth->options.key_pepper, x->token, csrf);
+    gw_csrf_derive(auth->options.key_pepper, token, csrf);
     base_rfc3339(session->expires_at_us, expires);
     base_buf_append_str(&body, "{\"subject\":");
     base_buf_append_json(&body, session->who.subject, strlen(session->who.subject));
@@ -376,7 +341,12 @@ static void send_session(struct gw_http *http, const struct exchange *x,
         base_buf_append_json(&body, session->who.roles[i], strlen(session->who.roles[i]));
     }
     base_buf_printf(&body, "],\"csrf_token\":\"%s\",\"expires_at\":\"%s\"}", csrf, expires);
-    gw_http_send(http, 200, headers, BASE_ARRAY_LEN(headers), body.data, body.len);
+    if (set_cookie) {
+        gw_cookie_render(token, auth->options.session_absolute_s, cookie);
+        headers[2] = (struct gw_header){"set-cookie", cookie};
+    }
+    gw_http_send(http, 200, headers, set_cookie ? 3 : 2, body.data, body.len);
+    base_wipe(cookie, sizeof(cookie));
 }
 
 static void session_known(enum base_code rc, const struct gw_session_record *session, void *user)
@@ -385,7 +355,7 @@ static void session_known(enum base_code rc, const struct gw_session_record *ses
     enum gw_auth_result result = gw_auth_store_result(rc);
 
     if (x->http != NULL && result == GW_AUTH_OK)
-        send_session(x->http, x, session);
+        gw_auth_send_session(x->auth, x->http, x->token, session, false);
     else if (x->http != NULL)
         send_error(x->http, result, result == GW_AUTH_SESSION_ENDED);
     exchange_answered(x);
@@ -397,24 +367,46 @@ void gw_auth_end_session(struct gw_auth *auth, struct gw_loop *loop, const char 
     gw_sessions_revoke(auth->options.sessions, loop, GW_REVOKE_SESSION, session_id, "", reason, done, user);
 }
 
-static void session_ended(enum base_code rc, const struct gw_session_record *none, void *user)
+/* url "": there is nowhere to go; else the page goes there, to sign out at the provider, too. */
+static void signed_out(const char *url, void *user)
 {
     struct exchange *x = user;
     char cookie[GW_SET_COOKIE_MAX];
-    const struct gw_header headers[] = {{"set-cookie", cookie}, {"cache-control", "no-store"}};
+    const struct gw_header headers[] = {
+        {"set-cookie", cookie}, {"cache-control", "no-store"}, {"content-type", "application/json"}};
+    auto_buf struct base_buf body = BASE_BUF_INIT(GW_PAGE_MAX);
+
+    gw_cookie_render(NULL, 0, cookie);
+    base_buf_append_str(&body, "{\"url\":");
+    base_buf_append_json(&body, url, strlen(url));
+    base_buf_append_char(&body, '}');
+    if (x->http != NULL && url[0] != '\0' && !body.failed)
+        gw_http_send(x->http, 200, headers, 3, body.data, body.len);
+    else if (x->http != NULL)
+        gw_http_send(x->http, 204, headers, 2, "", 0);
+    exchange_answered(x);
+}
+
+static void session_ended(enum base_code rc, const struct gw_session_record *none, void *user)
+{
+    struct exchange *x = user;
+    const struct gw_auth_options *o = &x->auth->options;
 
     (void)none;
     if (rc == BASE_OK && x->session.who.method != GW_AUTH_NONE) {
         gw_sessions_discard(x->auth->options.sessions, x->loop, x->token);
         record(x->auth, "session.end", &x->session.who, x->session.who.credential_id);
     }
-    gw_cookie_render(NULL, 0, cookie);
-    if (x->http != NULL && rc == BASE_OK)
-        gw_http_send(x->http, 204, headers, BASE_ARRAY_LEN(headers), "", 0);
-    else if (x->http != NULL)
-        send_error(x->http, GW_AUTH_UNAVAILABLE,
-                   false); /* the session is still there: the cookie stays, to try again */
-    exchange_answered(x);
+    if (rc == BASE_OK && o->sign_out_url != NULL && x->session.provider[0] != '\0') {
+        o->sign_out_url(x->loop, &x->session, signed_out, x, o->sign_out_user);
+    } else if (rc == BASE_OK) {
+        signed_out("", x);
+    } else {
+        if (x->http != NULL)
+            send_error(x->http, GW_AUTH_UNAVAILABLE,
+                       false); /* the session is still there: the cookie stays, to try again */
+        exchange_answered(x);
+    }
 }
 
 static void session_to_end(enum base_code rc, const struct gw_session_record *session, void *user)
@@ -426,6 +418,9 @@ static void session_to_end(enum base_code rc, const struct gw_session_record *se
         return;
     }
     x->session.who = session->who;
+    memcpy(x->session.provider, session->provider, sizeof(x->session.provider));
+    if (session->logout_hint != NULL)
+        x->session.logout_hint = base_strdup(session->logout_hint);
     gw_auth_end_session(x->auth, x->loop, x->session.who.credential_id, "logout", session_ended, x);
 }
 
@@ -471,7 +466,7 @@ static void get_css(struct gw_auth *auth, struct gw_http *http)
 {
     const struct gw_header headers[] = {{"content-type", "text/css"}, {"cache-control", "max-age=3600"}};
 
-    gw_http_send(http, 200, headers, BASE_ARRAY_LEN(headers), page_css, sizeof(page_css) - 1);
+    gw_http_send(http, 200, headers, BASE_ARRAY_LEN(headers), gw_page_css, strlen(gw_page_css));
 }
 
 /* ---- routes ---- */

@@ -39,4 +39,8 @@ enum gw_auth_result gw_auth_store_result(enum base_code rc);
 void gw_auth_end_session(struct gw_auth *auth, struct gw_loop *loop, const char *session_id,
                          const char *reason, gw_sessions_fn *done, void *user);
 
+/* The answer of GET /auth/session; set_cookie: with the token as a new cookie. */
+void gw_auth_send_session(const struct gw_auth *auth, struct gw_http *http, const char *token,
+                          const struct gw_session_record *session, bool set_cookie);
+
 #endif
