@@ -130,12 +130,11 @@ enum base_code gw_sql_link_peek(struct base_pg *pg, const unsigned char hash[BAS
     const struct base_pg_param params[] = {HASH(hash)};
     struct gw_principal who = {.method = GW_AUTH_SESSION};
     const char *text[4];
-    enum base_code rc =
-        base_pg_exec(pg,
-                     "SELECT issuer, subject, tenant, array_to_string(roles, E'\\n') "
-                     "FROM identity.sign_in_links "
-                     "WHERE link_hash = $1 AND used_at IS NULL AND expires_at > now()",
-                     params, BASE_ARRAY_LEN(params), &rows, err);
+    enum base_code rc = base_pg_exec(pg,
+                                     "SELECT issuer, subject, tenant, array_to_string(roles, E'\\n') "
+                                     "FROM identity.sign_in_links "
+                                     "WHERE link_hash = $1 AND used_at IS NULL AND expires_at > now()",
+                                     params, BASE_ARRAY_LEN(params), &rows, err);
 
     if (rc != BASE_OK)
         return rc;
@@ -213,11 +212,13 @@ enum base_code gw_sql_revocations_load(struct base_pg *pg, int64_t *last_id, str
 {
     auto_pg_rows struct base_pg_rows *rows = NULL;
     char after[NUMBER_MAX], limit[NUMBER_MAX];
-    const struct base_pg_param params[] = {PG_TEXT(number(after, *last_id)), PG_TEXT(number(limit, LOAD_ROWS))};
+    const struct base_pg_param params[] = {PG_TEXT(number(after, *last_id)),
+                                           PG_TEXT(number(limit, LOAD_ROWS))};
     enum base_code rc =
         base_pg_exec(pg,
-                     "SELECT id, kind, tag, " US("at") ", " US("until") " FROM identity.revocations "
-                     "WHERE id > $1::bigint AND until > now() ORDER BY id LIMIT $2::int",
+                     "SELECT id, kind, tag, " US("at") ", " US(
+                         "until") " FROM identity.revocations "
+                                  "WHERE id > $1::bigint AND until > now() ORDER BY id LIMIT $2::int",
                      params, BASE_ARRAY_LEN(params), &rows, err);
     unsigned n;
 

@@ -297,8 +297,9 @@ static void on_answer(struct gw_redis *r, struct command *c, const redisReply *r
         command_end(c, rc, rc == BASE_OK ? ints : NULL, n);
         return;
     }
-    if (!c->by_text && c->value_done == NULL && strncmp(reply->str, "NOSCRIPT", 8) ==
-                           0) { /* a restart or SCRIPT FLUSH: send its text, which loads it */
+    if (!c->by_text && c->value_done == NULL &&
+        strncmp(reply->str, "NOSCRIPT", 8) ==
+            0) { /* a restart or SCRIPT FLUSH: send its text, which loads it */
         c->by_text = true;
         if (command_send(c, "EVAL", r->script))
             return;

@@ -183,8 +183,8 @@ static enum base_code open_identity(struct process *process, struct base_err *er
     const struct gw_config *config = app->config;
 
     app->revocations = gw_revocations_new();
-    app->store = gw_store_open(
-        &(struct gw_store_options){.dsn = config->store_dsn, .revocations = app->revocations});
+    app->store =
+        gw_store_open(&(struct gw_store_options){.dsn = config->store_dsn, .revocations = app->revocations});
     if (!gw_store_wait_ready(app->store, STORE_READY_MS))
         return base_fail(err, BASE_UNAVAILABLE, 0, "the API keys cannot be read from Postgres (store_dsn)");
     app->sessions =

@@ -183,10 +183,10 @@ static void command(const struct gw_sessions_op *op, const struct gw_redis_bytes
         done(BASE_UNAVAILABLE, NULL, user);
 }
 
-#define COMMAND(op, done, user, ...)                                                                   \
-    do {                                                                                               \
-        const struct gw_redis_bytes args_[] = {__VA_ARGS__};                                           \
-        command((op), args_, BASE_ARRAY_LEN(args_), (done), (user));                                   \
+#define COMMAND(op, done, user, ...)                                 \
+    do {                                                             \
+        const struct gw_redis_bytes args_[] = {__VA_ARGS__};         \
+        command((op), args_, BASE_ARRAY_LEN(args_), (done), (user)); \
     } while (0)
 #define T(s) GW_REDIS_TEXT_ARG(s)
 
@@ -392,9 +392,8 @@ static void tell_who(struct gw_sessions *sessions, const struct gw_session_known
 {
     const struct gw_sessions_options *o = &sessions->options;
     struct gw_principal who = known->who;
-    enum base_code rc = o->refine != NULL
-                            ? o->refine(&who, known->provider, known->directory_key, o->refine_user)
-                            : BASE_OK;
+    enum base_code rc =
+        o->refine != NULL ? o->refine(&who, known->provider, known->directory_key, o->refine_user) : BASE_OK;
 
     done(rc, rc == BASE_OK ? &who : NULL, known->refresh_at_us != 0 && base_wall_us() >= known->refresh_at_us,
          user);
@@ -761,7 +760,8 @@ static void on_scanned(enum base_code rc, const struct gw_redis_value *value, vo
 
 static void list_scan(struct gw_sessions_op *op, const char *cursor)
 {
-    COMMAND(op, on_scanned, op, T("SCAN"), T(cursor), T("MATCH"), T(SESSION_PREFIX "*"), T("COUNT"), T("500"));
+    COMMAND(op, on_scanned, op, T("SCAN"), T(cursor), T("MATCH"), T(SESSION_PREFIX "*"), T("COUNT"),
+            T("500"));
 }
 
 struct gw_sessions_op *gw_sessions_list(struct gw_sessions *sessions, struct gw_loop *loop,
@@ -791,8 +791,7 @@ struct gw_sessions *gw_sessions_new(const struct gw_sessions_options *options)
     sessions->redis_url = base_strdup(options->redis_url);
     sessions->options.redis_url = sessions->redis_url;
     gw_seal_key(options->pepper, sessions->key);
-    sessions->cache =
-        gw_session_cache_new(options->cache_ms != 0 ? options->cache_ms : GW_SESSION_CACHE_MS);
+    sessions->cache = gw_session_cache_new(options->cache_ms != 0 ? options->cache_ms : GW_SESSION_CACHE_MS);
     return sessions;
 }
 
@@ -815,8 +814,8 @@ void gw_sessions_loop_start(struct gw_sessions *sessions, struct gw_loop *loop)
     if (gw_redis_new(&sessions->redis[gw_loop_index(loop)],
                      &(struct gw_redis_options){.loop = loop,
                                                 .url = o->redis_url,
-                                                .timeout_ms =
-                                                    o->redis_timeout_ms != 0 ? o->redis_timeout_ms : REDIS_MS},
+                                                .timeout_ms = o->redis_timeout_ms != 0 ? o->redis_timeout_ms
+                                                                                       : REDIS_MS},
                      &err) != BASE_OK)
         abort(); /* the URL was checked at start */
 }

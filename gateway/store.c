@@ -105,7 +105,8 @@ static enum base_code load_revocations(struct gw_store *store, struct base_err *
     bool more = store->options.revocations != NULL;
 
     while (rc == BASE_OK && more)
-        rc = gw_sql_revocations_load(store->pg, &store->revocation_id, store->options.revocations, &more, err);
+        rc =
+            gw_sql_revocations_load(store->pg, &store->revocation_id, store->options.revocations, &more, err);
     return rc;
 }
 

@@ -5,9 +5,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/str.h"
 #include "gateway/apikey.h"
 #include "gateway/server.h"
 #include "gateway/session.h"
+#include "gateway/session_seal.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -165,14 +167,13 @@ struct gate *gate_new(void)
 {
     struct gate *gate = base_zalloc(sizeof(*gate));
     const struct gw_listener_options listener = {.address = "127.0.0.1", .handler = handle, .user = gate};
-    const struct gw_server_options server = {
-        .n_threads = 2,
-        .limits = GW_SERVER_LIMITS_DEFAULT,
-        .listeners = &listener,
-        .n_listeners = 1,
-        .loop_start = loop_start,
-        .loop_end = loop_end,
-        .user = gate};
+    const struct gw_server_options server = {.n_threads = 2,
+                                             .limits = GW_SERVER_LIMITS_DEFAULT,
+                                             .listeners = &listener,
+                                             .n_listeners = 1,
+                                             .loop_start = loop_start,
+                                             .loop_end = loop_end,
+                                             .user = gate};
     struct gw_auth_options auth = {.public_origin = GATE_ORIGIN,
                                    .session_idle_s = GATE_IDLE_S,
                                    .session_absolute_s = GATE_ABSOLUTE_S,
@@ -246,6 +247,55 @@ int64_t gate_sql_int(struct gate *gate, const char *sql)
 void gate_clear_cache(struct gate *gate)
 {
     nanosleep(&(struct timespec){.tv_nsec = (GATE_CACHE_MS + 50) * 1000000l}, NULL);
+}
+
+/* ---- Redis ---- */
+
+int gate_redis_count(struct gate *gate, const char *pattern)
+{
+    static const char script[] = "return #redis.call('KEYS', ARGV[1])";
+    const char *const argv[] = {"EVAL", script, "0", pattern};
+    const char *answer = rdp_command(gate->redis, argv, BASE_ARRAY_LEN(argv));
+
+    return answer != NULL ? atoi(answer + (answer[0] == ':')) : -1;
+}
+
+bool gate_age_session(struct gate *gate, const char *cookie, int seen_s, int ends_ms)
+{
+    struct gw_session_record record = {.who = {.method = GW_AUTH_SESSION,
+                                               .issuer = "gatehouse:local",
+                                               .subject = "ada",
+                                               .tenant = "default",
+                                               .roles = {"admin"},
+                                               .n_roles = 1,
+                                               .credential_id = "0123456789abcdef"}};
+    auto_buf struct base_buf sealed = BASE_BUF_INIT(GW_SEAL_MAX);
+    unsigned char key[BASE_GCM_KEY_BYTES], hash[BASE_SHA256_BYTES];
+    char name[128] = "gh:session:", script[160], *hex;
+    int64_t now_us = base_wall_us();
+    bool ok;
+
+    record.started_us = record.who.since_us = now_us;
+    record.seen_us = now_us + seen_s * INT64_C(1000000);
+    record.expires_at_us = now_us + ends_ms * INT64_C(1000);
+    gw_seal_key(gate->pepper, key);
+    gw_token_hash(gate->pepper, GW_TOKEN_SESSION, cookie, hash);
+    base_hex_encode(hash, sizeof(hash), name + strlen(name));
+    if (gw_session_seal(key, hash, &record, &sealed) != BASE_OK)
+        return false;
+    hex = base_alloc(2 * sealed.len + 1); /* rdp_command speaks text */
+    base_hex_encode(sealed.data, sealed.len, hex);
+    snprintf(script, sizeof(script),
+             "return redis.call('SET', ARGV[1], (ARGV[2]:gsub('..', function(x) return "
+             "string.char(tonumber(x, 16)) end))) and 1");
+    {
+        const char *const argv[] = {"EVAL", script, "0", name, hex};
+        const char *answer = rdp_command(gate->redis, argv, BASE_ARRAY_LEN(argv));
+
+        ok = answer != NULL && strchr(answer, '1') != NULL;
+    }
+    free(hex);
+    return ok;
 }
 
 /* ---- the client's side ---- */

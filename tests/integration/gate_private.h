@@ -46,6 +46,11 @@ int64_t gate_sql_int(struct gate *gate, const char *sql); /* first value of the 
 /* Makes the store forget the sessions that it has just verified. */
 void gate_clear_cache(struct gate *gate);
 
+/* Keys in Redis that a pattern finds. */
+int gate_redis_count(struct gate *gate, const char *pattern);
+/* Seals the one session in Redis anew, seen and ending so many seconds from now; false when there is not exactly one. */
+bool gate_age_session(struct gate *gate, const char *cookie, int seen_s, int ends_ms);
+
 /* What was recorded since the last call, one "ACTION SUBJECT;" after the other. */
 const char *gate_events(struct gate *gate);
 

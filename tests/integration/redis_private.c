@@ -128,7 +128,7 @@ const char *rdp_url(struct rdp *rdp)
 
 const char *rdp_command(struct rdp *rdp, const char *const *argv, int argc)
 {
-    char text[2048];
+    char text[8192];
     int fd = dial(rdp), len;
     ssize_t n = -1;
 

@@ -304,14 +304,12 @@ static void test_tables__hold_no_credential(void)
     gate_sign_in(gate, cookie, csrf);
     for (size_t i = 0; i < BASE_ARRAY_LEN(secrets); i++) {
         snprintf(sql, sizeof(sql),
-                 "SELECT count(*) FROM (SELECT k::text FROM identity.api_keys k UNION ALL SELECT s::text "
-                 "FROM identity.sessions s "
+                 "SELECT count(*) FROM (SELECT k::text FROM identity.api_keys k "
                  "UNION ALL SELECT l::text FROM identity.sign_in_links l) AS t(row) WHERE strpos(row, "
                  "'%.20s') > 0",
                  secrets[i]);
         CHECK_INT(gate_sql_int(gate, sql), 0);
     }
-    CHECK(gate_sql_int(gate, "SELECT count(*) FROM identity.sessions") > 0);
 }
 
 static enum base_code as_store(const char *sql)
@@ -335,11 +333,17 @@ static void test_role__store_cannot_widen_or_revive(void)
     CHECK_INT(as_store("UPDATE identity.api_keys SET revoked_at = NULL WHERE revoked_at IS NOT NULL"),
               BASE_DENIED);
     CHECK_INT(as_store("DELETE FROM identity.api_keys"), BASE_DENIED);
-    CHECK_INT(as_store("UPDATE identity.sessions SET roles = '{admin}'"), BASE_DENIED);
+    CHECK_INT(as_store("INSERT INTO identity.revocations (kind, tag, until, reason) "
+                       "VALUES (1, 7, now() + interval '1 day', 'test')"),
+              BASE_OK);
+    CHECK_INT(as_store("UPDATE identity.revocations SET until = now()"), BASE_DENIED);
+    CHECK_INT(as_store("DELETE FROM identity.revocations"), BASE_DENIED);
+    CHECK_INT(as_store("INSERT INTO identity.used_once VALUES ('test', sha256('a'), now())"), BASE_OK);
+    CHECK_INT(as_store("DELETE FROM identity.used_once"), BASE_DENIED);
     CHECK_INT(as_store("UPDATE identity.sign_in_links SET used_at = NULL WHERE used_at IS NOT NULL"),
               BASE_DENIED);
     CHECK_INT(as_store("UPDATE identity.versions SET version = 0"), BASE_DENIED);
-    CHECK_INT(as_store("TRUNCATE identity.sessions"), BASE_DENIED);
+    CHECK_INT(as_store("TRUNCATE identity.revocations"), BASE_DENIED);
 }
 
 static void test_command__usage(void)
