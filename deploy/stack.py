@@ -346,7 +346,7 @@ class Stack:
         if node is None or not (IDP_MODULES / "node_modules/oidc-provider").is_dir():
             raise StackError("the demo identity provider needs node, npm and its package: deploy/demo_idp/setup.sh fetches it")
         settings = {"modules": str(IDP_MODULES), "port": self.idp_port, "issuer": self.idp_url, "gateway": self.url,
-                    "audiences": [f"{self.url}/v1", f"{self.url}/scim/v2"], "client_secret": self.key("idp-client"),
+                    "audiences": [f"{self.url}/v1", f"{self.url}/scim/v2", "urn:gatehouse:opaque"], "client_secret": self.key("idp-client"),
                     "service_secret": self.key("idp-service"), "users": self.idp_users}
         if self.idp_tls:
             settings["tls"] = {"cert": str(self.dir / "certs/server.pem"), "key": str(self.dir / "certs/server.key")}

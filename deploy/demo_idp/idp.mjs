@@ -53,8 +53,11 @@ async function grantAll(ctx) {
   return grant;
 }
 
+// Access tokens are JWTs, but for one audience, whose tokens must be asked about (introspection).
 function resourceServer(ctx, resource) {
-  return { scope: 'llm', audience: resource, accessTokenFormat: 'jwt', accessTokenTTL: 300, jwt: { sign: { alg: 'RS256' } } };
+  if (!config.audiences.includes(resource)) throw new Error(`no such resource: ${resource}`);
+  const format = resource === 'urn:gatehouse:opaque' ? { accessTokenFormat: 'opaque' } : { accessTokenFormat: 'jwt', jwt: { sign: { alg: 'RS256' } } };
+  return { scope: 'llm', audience: resource, accessTokenTTL: 300, ...format };
 }
 
 function settings() {
@@ -83,11 +86,7 @@ function settings() {
       revocation: { enabled: true },
       rpInitiatedLogout: { enabled: true, logoutSource: logoutPage, postLogoutSuccessSource: loggedOutPage },
       resourceIndicators: {
-        enabled: true, defaultResource: () => undefined, useGrantedResource: () => true,
-        getResourceServerInfo(ctx, resource) {
-          if (!config.audiences.includes(resource)) throw new Error(`no such resource: ${resource}`);
-          return resourceServer(ctx, resource);
-        },
+        enabled: true, defaultResource: () => undefined, useGrantedResource: () => true, getResourceServerInfo: resourceServer,
       },
     },
     extraTokenClaims: (ctx, token) => (token.accountId && users.has(token.accountId) ? { groups: users.get(token.accountId).groups } : undefined),

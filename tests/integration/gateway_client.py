@@ -81,6 +81,8 @@ def new_stack(**options):
     binary = options.pop("binary", tap.BUILD / "gateway/gatehouse")
     options.setdefault("policy", policy())
     options.setdefault("demo_provider", True)
+    if options.get("demo_idp"):
+        options["idp_port"] = stacks.free_port()
     stack = TestStack(folder, binary, port=stacks.free_port(), admin_port=stacks.free_port(), mock_port=stacks.free_port(), quiet=True,
                       **options)
     return stack
