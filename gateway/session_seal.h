@@ -1,8 +1,8 @@
 /* Session seal: a session's record as sealed bytes, and back.
  *
- * What: AES-256-GCM under a key derived from the pepper; the hash of the session's token is additional data, so that a record that
- *       was copied under another token's name does not open. Layout, version 1:
- *           version (1) | nonce (12) | sealed fields | tag (16)
+ * What: AES-256-GCM under a key derived from the pepper; the hash of the session's token stands inside, so that a record that
+ *       was copied under another token's name is refused. Layout, version 1:
+ *           version (1) | nonce (12) | sealed: hash (32), fields | tag (16)
  * Who:  any thread. Pure but for the random nonce.
  * Promises: any bytes may be given to open: a record comes out whole or not at all; at most GW_SEAL_MAX bytes either way.
  */

@@ -1,7 +1,7 @@
 /* Sessions: who is signed in. Sealed in Redis, ended in Postgres, remembered for moments here.
  *
  * What: a session is a random token in a cookie (session.h); Redis holds, under the token's keyed hash, the session's record sealed
- *       with AES-256-GCM (key derived from the pepper; the hash is additional data), with the idle limit as its time to live. A
+ *       with AES-256-GCM (key derived from the pepper; the hash stands inside), with the idle limit as its time to live. A
  *       revocation is a row in Postgres (identity.revocations), since Redis may lose a write: every gateway holds those that can still
  *       matter in memory and asks them on every use, so that neither Redis nor a copy of it brings an ended session back.
  * Who:  one gw_sessions per process; calls on a loop answer on that loop. gw_sessions_revoked from any thread.

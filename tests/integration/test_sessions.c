@@ -470,7 +470,7 @@ static void test_redis_away__memory_alone_goes_on(void)
 static const struct {
     const char *check, *name;
 } checks[] = {
-    {"session.sealed", "test_session__tampered_or_swapped"},
+    {"session.own_record", "test_session__tampered_or_swapped"},
     {"session.idle", "test_session__limits_in_the_seal"},
     {"session.absolute", "test_session__limits_in_the_seal"},
     {"session.not_revoked", "test_session__redis_loses_the_end"},
