@@ -176,3 +176,32 @@ class Browser:
 
     def session_cookie(self):
         return next((c for c in self.cookies.values() if c.name == "__Host-gatehouse"), None)
+
+
+# ---- an answer that is on its way ----
+
+
+def open_stream(gw, browser):
+    """A long answer that has begun: (connection, response)."""
+    connection = gw.connection(30)
+    cookie = browser.session_cookie()
+    connection.request("POST", "/v1/chat/completions", json.dumps({"model": "mock-slow", "stream": True, "messages": [
+        {"role": "user", "content": "Tell me a long story, " + "word " * 300}]}), {**browser.own_headers(), "cookie": f"{cookie.name}={cookie.value}"})
+    answer = connection.getresponse()
+    if answer.status != 200 or not answer.readline():
+        raise AssertionError(f"the stream did not begin: {answer.status}")
+    return connection, answer
+
+
+def wait_end(answer):
+    """When the stream ended (time.monotonic), and what came after the call."""
+    data = b""
+    try:
+        while True:
+            line = answer.readline()
+            if not line:
+                break
+            data += line
+    except (http.client.HTTPException, OSError):
+        pass
+    return time.monotonic(), data

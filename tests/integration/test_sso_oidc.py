@@ -13,7 +13,7 @@ import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from gateway_client import new_stack, policy, tap  # noqa: E402
-from sso_browser import Browser  # noqa: E402
+from sso_browser import Browser, open_stream, wait_end  # noqa: E402
 from tap import case, check, equal, note  # noqa: E402
 
 CALLBACK = "/auth/oidc/corp/callback"
@@ -214,32 +214,6 @@ def test_sign_in__an_outage_says_so_and_touches_nobody_else(gw):
 
 
 # ---- the end ----
-
-
-def open_stream(gw, browser):
-    """A long answer that has begun: (connection, response)."""
-    connection = gw.connection(30)
-    cookie = browser.session_cookie()
-    connection.request("POST", "/v1/chat/completions", json.dumps({"model": "mock-slow", "stream": True, "messages": [
-        {"role": "user", "content": "Tell me a long story, " + "word " * 300}]}), {**browser.own_headers(), "cookie": f"{cookie.name}={cookie.value}"})
-    answer = connection.getresponse()
-    equal(answer.status, 200, "stream")
-    check(answer.readline(), "the stream has begun")
-    return connection, answer
-
-
-def wait_end(answer):
-    """When the stream ended (time.monotonic), and what came after the call."""
-    data = b""
-    try:
-        while True:
-            line = answer.readline()
-            if not line:
-                break
-            data += line
-    except (http.client.HTTPException, OSError):
-        pass
-    return time.monotonic(), data
 
 
 @case

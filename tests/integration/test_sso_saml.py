@@ -13,9 +13,8 @@ import urllib.parse
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import saml_idp  # noqa: E402
 from gateway_client import new_stack, policy, stacks, tap  # noqa: E402
-from sso_browser import Browser  # noqa: E402
+from sso_browser import Browser, open_stream, wait_end  # noqa: E402
 from tap import case, check, equal, note  # noqa: E402
-from test_sso_oidc import open_stream, wait_end  # noqa: E402
 
 IDENTITY = """
 identity:
