@@ -30,6 +30,8 @@ struct gw_loop_state { /* touched by its loop thread alone, but for the atomics 
     atomic_uint calls_in_flight, streams_open;
 };
 
+struct gw_sso; /* sso_client.h */
+
 struct gw_app {
     const struct gw_config *config;
     struct aud *audit;
@@ -37,6 +39,7 @@ struct gw_app {
     struct gw_revocations *revocations;
     struct gw_sessions *sessions;
     struct gw_live *live;
+    struct gw_sso *sso; /* NULL: the policy named no provider at start */
     struct gw_auth *auth;
     struct base_workers *workers;
     struct gw_server *server;

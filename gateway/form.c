@@ -1,8 +1,10 @@
 /* Form fields. See form.h. */
 #include "gateway/form.h"
 
+#include "base/mem.h"
 #include "base/str.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* Decodes one name or value. */
@@ -38,13 +40,12 @@ static bool name_is(const char *s, size_t len, const char *name)
     return decode(s, len, plain, sizeof(plain)) == BASE_OK && strcmp(plain, name) == 0;
 }
 
-enum base_code gw_form_get(const char *text, size_t len, const char *name, char *out, size_t out_max)
+/* Where the one value of a name is. */
+static enum base_code find(const char *text, size_t len, const char *name, const char **ret_value,
+                           size_t *ret_len)
 {
     const char *value = NULL;
-    size_t value_len = 0;
 
-    if (len > GW_FORM_MAX)
-        return BASE_TOO_LARGE;
     for (size_t at = 0; at < len;) {
         const char *amp = memchr(text + at, '&', len - at);
         size_t end = amp != NULL ? (size_t)(amp - text) : len;
@@ -55,9 +56,37 @@ enum base_code gw_form_get(const char *text, size_t len, const char *name, char 
             if (value != NULL)
                 return BASE_INVALID;
             value = eq != NULL ? eq + 1 : text + end;
-            value_len = eq != NULL ? end - name_end - 1 : 0;
+            *ret_len = eq != NULL ? end - name_end - 1 : 0;
         }
         at = end + 1;
     }
-    return value != NULL ? decode(value, value_len, out, out_max) : BASE_NOT_FOUND;
+    *ret_value = value;
+    return value != NULL ? BASE_OK : BASE_NOT_FOUND;
+}
+
+enum base_code gw_form_get(const char *text, size_t len, const char *name, char *out, size_t out_max)
+{
+    const char *value;
+    size_t value_len = 0;
+    enum base_code rc = len > GW_FORM_MAX ? BASE_TOO_LARGE : find(text, len, name, &value, &value_len);
+
+    return rc == BASE_OK ? decode(value, value_len, out, out_max) : rc;
+}
+
+enum base_code gw_form_dup(const char *text, size_t len, const char *name, size_t max, char **ret_value)
+{
+    const char *value;
+    size_t value_len = 0;
+    char *copy;
+    enum base_code rc = len > GW_LONG_FORM_MAX ? BASE_TOO_LARGE : find(text, len, name, &value, &value_len);
+
+    if (rc != BASE_OK)
+        return rc;
+    copy = base_alloc((value_len < max ? value_len : max) + 1);
+    rc = decode(value, value_len, copy, (value_len < max ? value_len : max) + 1);
+    if (rc == BASE_OK)
+        *ret_value = copy;
+    else
+        free(copy);
+    return rc;
 }

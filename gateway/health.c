@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "engine/engine.h"
 #include "gateway/metrics.h"
+#include "gateway/sso_client.h"
 #include "gateway/store.h"
 
 #include <stdio.h>
@@ -42,6 +43,7 @@ static unsigned run_checks(struct gw_app *app, struct check *checks)
 {
     struct aud_stats audit;
     struct gw_store_stats store;
+    struct gw_sso_stats sso;
     struct gw_runtime *runtime = gw_app_runtime(app);
     bool expired = gw_server_cert_not_after(app->server) * 1000000 < base_wall_us();
     bool draining = atomic_load(&app->draining), redis = any_redis_up(app);
@@ -60,6 +62,12 @@ static unsigned run_checks(struct gw_app *app, struct check *checks)
                                              : "API keys have never been read: Postgres is needed once"};
     checks[n++] = (struct check){
         "redis", redis, false, redis ? "limits are counted" : "away: each limit's on_store_failure decides"};
+    if (app->sso != NULL) {
+        gw_sso_get_stats(app->sso, &sso);
+        checks[n++] = (struct check){"sso", sso.up, false,
+                                     sso.up ? "gatehouse-sso is running"
+                                            : "gatehouse-sso is being started again: nobody signs in"};
+    }
     checks[n++] = (struct check){"certificate", !expired, true,
                                  expired ? "has expired: replace it and send SIGHUP" : "valid"};
     checks[n++] = (struct check){"draining", !draining, true, draining ? "shutting down" : "no"};

@@ -4,6 +4,7 @@
 #include "base/secret.h"
 #include "engine/engine.h"
 #include "gateway/cli_key.h"
+#include "gateway/cli_sso.h"
 #include "gateway/config.h"
 #include "gateway/serve.h"
 #include "policy/policy.h"
@@ -24,6 +25,7 @@ static void usage(FILE *to)
           "  serve            run the gateway\n"
           "  policy           check a policy, explain a decision\n"
           "  key              create, list and revoke API keys\n"
+          "  sso              check identity providers, explain why a token is refused\n"
           "  admin-link       make a one-time sign-in link for an administrator\n"
           "  audit            list, show and verify what was recorded\n"
           "  model            look at a model file, chat with it, time it\n"
@@ -188,7 +190,8 @@ static int configured(int argc, char **argv, const struct gw_config *config)
 
 static int run(int argc, char **argv, const char *config_file)
 {
-    static const char *const with_config[] = {"serve", "migrate", "audit", "key", "admin-link", "policy"};
+    static const char *const with_config[] = {"serve",      "migrate", "audit", "key",
+                                              "admin-link", "policy",  "sso"};
     struct gw_config *config = NULL;
     struct base_err err = {0};
     size_t i = 0;
@@ -208,6 +211,11 @@ static int run(int argc, char **argv, const char *config_file)
     rc = gw_config_load(&config, config_file, &err);
     if (strcmp(argv[0], "policy") == 0) /* works on a file of its own, too */
         rc = pol_cli_main(argc, argv, rc == BASE_OK ? config->policy_file : NULL);
+    else if (strcmp(argv[0], "sso") == 0) /* so does this */
+        rc = gw_cli_sso_main(
+            argc, argv,
+            &(struct gw_cli_sso_options){.policy_file = rc == BASE_OK ? config->policy_file : NULL,
+                                         .public_url = rc == BASE_OK ? config->public_url : NULL});
     else if (rc != BASE_OK && !wants_help(argc, argv))
         rc = fail(&err);
     else

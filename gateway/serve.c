@@ -11,7 +11,10 @@
 #include "base/mem.h"
 #include "base/secret.h"
 #include "gateway/app.h"
+#include "gateway/codec_sso.h"
 #include "gateway/metrics.h"
+#include "gateway/sign_in.h"
+#include "gateway/sso_client.h"
 #include "gateway/store.h"
 
 #include <curl/curl.h>
@@ -21,6 +24,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#define SSO_CONFIG_MAX (1u << 20)
 #define N_WORKERS      2u
 #define WORKER_QUEUE   1024u
 #define STORE_READY_MS 5000u
@@ -145,7 +149,7 @@ static bool record_identity(const char *action, const struct gw_principal *who, 
         .status = strstr(action, "refuse") != NULL ? "refused" : "ok",
     };
 
-    if (strncmp(action, "link.", 5) == 0) {
+    if (strncmp(action, "link.", 5) == 0) { /* sign_in.c counts its own, by provider */
         snprintf(labels, sizeof(labels), "method=\"link\",result=\"%s\"", record.status);
         gw_metric_add(GW_M_LOGINS, labels, 1);
     }
@@ -207,8 +211,30 @@ static enum base_code open_identity(struct process *process, struct base_err *er
                            .session_absolute_s = (unsigned)config->session_absolute_s,
                            .record = record_identity,
                            .record_user = app,
+                           .sign_out_url = gw_sign_in_out_url,
+                           .sign_out_user = app,
                        },
                        err);
+}
+
+/* Starts gatehouse-sso, or gives it the policy's providers anew. Files that cannot be read leave what runs as it is. */
+static enum base_code configure_sso(struct gw_app *app, const struct pol_snapshot *policy,
+                                    struct base_err *err)
+{
+    auto_buf struct base_buf config = BASE_BUF_INIT(SSO_CONFIG_MAX);
+    enum base_code rc = gw_sso_encode_config(&config, policy, app->config->public_url, err);
+
+    if (rc == BASE_NOT_FOUND &&
+        pol_n_providers(policy) == 0) /* none: a process that runs already refuses what it does not know */
+        return BASE_OK;
+    if (rc != BASE_OK)
+        return rc;
+    if (app->sso == NULL)
+        app->sso = gw_sso_new(&(struct gw_sso_options){.config_json = config.data, .config_len = config.len});
+    else
+        gw_sso_reconfigure(app->sso, config.data, config.len);
+    base_wipe(config.data, config.cap);
+    return BASE_OK;
 }
 
 static enum base_code open_server(struct process *process, struct base_err *err)
@@ -276,6 +302,8 @@ static int start(struct process *process)
         return fail("the identity store cannot be opened", &err);
     if (gw_runtime_load(&app->runtime, config->policy_file, NULL, &err) != BASE_OK)
         return fail("the policy cannot be loaded", &err);
+    if (configure_sso(app, gw_runtime_policy(app->runtime), &err) != BASE_OK)
+        return fail("single sign-on cannot be configured", &err);
     app->workers =
         base_workers_new(&(struct base_workers_options){.n_threads = N_WORKERS, .queue_max = WORKER_QUEUE});
     if (open_server(process, &err) != BASE_OK)
@@ -296,7 +324,12 @@ static void reload(struct gw_app *app)
     struct gw_runtime *runtime = NULL;
     struct base_err err = {0};
 
-    if (gw_runtime_load(&runtime, app->config->policy_file, app->runtime, &err) == BASE_OK) {
+    if (gw_runtime_load(&runtime, app->config->policy_file, app->runtime, &err) == BASE_OK &&
+        configure_sso(app, gw_runtime_policy(runtime), &err) != BASE_OK) {
+        gw_runtime_unref(runtime);
+        runtime = NULL;
+    }
+    if (runtime != NULL) {
         gw_app_set_runtime(app, runtime);
         gw_metric_add(GW_M_RELOAD, "what=\"policy\",result=\"ok\"", 1);
         base_log(BASE_LOG_INFO, "policy.reloaded", "a new policy is active",
@@ -341,6 +374,7 @@ static void stop(struct process *process)
         gw_server_drain(app->server, (unsigned)app->config->drain_timeout_ms);
     base_workers_free(app->workers);
     gw_store_free(app->store);
+    gw_sso_free(app->sso);
     if (app->runtime != NULL)
         gw_app_set_runtime(app, NULL); /* joins the engines */
     aud_close(app->audit, AUDIT_SHIP_MS);
