@@ -84,6 +84,7 @@ class Suite:
             switch_off(name)
             red = any(self._try(case) for case in self.cases if case[1] == name)
             switch_off("")
+            print(f"# removed: {name}")
             if not red:
                 survived.append(name)
                 print(f"# survived: {name}", flush=True)
