@@ -43,6 +43,12 @@ static const struct row rows[GW_API_COUNT] = {
                               "Your session has ended. Sign in again."},
     [GW_API_SESSION_STALE] = {401, "session_stale", "authentication_error",
                               "Your session must be refreshed: POST /auth/refresh, then try again."},
+    [GW_API_INVALID_TOKEN] = {401, "invalid_token", "authentication_error",
+                              "The access token is not valid here, or it has ended. Get a new one from your "
+                              "organisation's identity provider."},
+    [GW_API_INVALID_DPOP_PROOF] = {401, "invalid_dpop_proof", "authentication_error",
+                                   "The DPoP proof does not hold for this token and this request. Make a new "
+                                   "one for each request."},
     [GW_API_CSRF_FAILED] =
         {403, "csrf_failed", "permission_error",
          "The request did not come from the gateway's own page. Reload the page and try again."},

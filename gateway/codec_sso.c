@@ -319,6 +319,7 @@ static void read_good(struct reader *r, struct gw_sso_reply *reply)
                  {"refresh_token", &reply->refresh_token},
                  {"id_token", &reply->id_token},
                  {"jti", &reply->jti},
+                 {"audience", &reply->audience},
                  {"assertion_id", &reply->assertion_id},
                  {"name_id", &reply->name_id},
                  {"name_id_format", &reply->name_id_format},
@@ -329,6 +330,7 @@ static void read_good(struct reader *r, struct gw_sso_reply *reply)
     for (size_t i = 0; i < BASE_ARRAY_LEN(texts); i++)
         *texts[i].into = text_at(r, texts[i].name);
     reply->auth_time = time_at(r, "auth_time");
+    reply->issued_at = time_at(r, "issued_at");
     reply->expires_at = time_at(r, "expires_at");
     reply->assertion_expires_at = time_at(r, "assertion_expires_at");
     reply->session_ends_at = time_at(r, "session_ends_at");

@@ -25,8 +25,8 @@ struct gw_sso_reply {
     const char *url, *xml, *request_id, *kind, *answer_url, *in_response_to;
     /* identity and what belongs to it; NULL when absent */
     const char *issuer, *subject, *sid, *name, *email, *acr, *refresh_token, *id_token, *jti;
-    const char *assertion_id, *name_id, *name_id_format, *session_index, *client_id, *provider;
-    int64_t auth_time, expires_at, assertion_expires_at, session_ends_at; /* Unix seconds, 0: absent */
+    const char *assertion_id, *name_id, *name_id_format, *session_index, *client_id, *provider, *audience;
+    int64_t auth_time, issued_at, expires_at, assertion_expires_at, session_ends_at; /* Unix seconds, 0: absent */
     bool bound;
     struct pol_claim *claims;
     size_t n_claims;

@@ -113,6 +113,25 @@ static bool check_audience(const json_t *claims, const struct sso_provider *prov
     return true;
 }
 
+/* Of the audiences that the route takes, the one that this provider's tokens may bear and this token does; with none, the first, which
+ * check_audience then refuses. The claims need not be proved yet: nothing is let in by this. */
+static const char *pick_audience(const json_t *wanted, const json_t *claims,
+                                 const struct sso_provider *provider)
+{
+    const json_t *aud = json_object_get(claims, "aud"),
+                 *ours = json_object_get(provider->oidc->bearer, "audiences");
+
+    if (json_is_string(wanted))
+        return json_string_value(wanted);
+    for (size_t i = 0; i < json_array_size(wanted); i++) {
+        const char *one = json_string_value(json_array_get(wanted, i)), *bears = json_string_value(aud);
+
+        if (one != NULL && listed(ours, one) && (bears != NULL ? strcmp(bears, one) == 0 : listed(aud, one)))
+            return one;
+    }
+    return json_string_value(json_array_get(wanted, 0));
+}
+
 static const char *client_of(const json_t *claims)
 {
     const char *client = sso_text(claims, "client_id");
@@ -173,7 +192,7 @@ static bool verify_jwt(struct sso_ctx *ctx, struct sso_provider *provider, const
     return good;
 }
 
-static json_t *claims_of_jwt(struct sso_ctx *ctx, const char *token, const char *audience,
+static json_t *claims_of_jwt(struct sso_ctx *ctx, const char *token, const json_t *audiences,
                              struct sso_provider **ret_provider, struct sso_reply *reply)
 {
     struct jwt jwt = {0};
@@ -188,7 +207,7 @@ static json_t *claims_of_jwt(struct sso_ctx *ctx, const char *token, const char 
             sso_refuse(reply, "bearer.issuer", "access tokens of issuer %s are not taken",
                        sso_show(sso_text(jwt.claims, "iss"), shown));
         } else if ((claims = cache_get(provider->oidc->tokens, token)) == NULL &&
-                   verify_jwt(ctx, provider, &jwt, audience, reply)) {
+                   verify_jwt(ctx, provider, &jwt, pick_audience(audiences, jwt.claims, provider), reply)) {
             claims = json_incref(jwt.claims);
             cache_put(provider->oidc->tokens, token, claims);
             atomic_fetch_add(&provider->verified, 1);
@@ -199,7 +218,7 @@ static json_t *claims_of_jwt(struct sso_ctx *ctx, const char *token, const char 
 }
 
 static bool introspection_holds(const json_t *answer, const struct sso_provider *provider,
-                                const char *audience, struct sso_reply *reply)
+                                const json_t *audiences, struct sso_reply *reply)
 {
     const char *iss = sso_text(answer, "iss"), *sub = sso_text(answer, "sub"),
                *type = sso_text(answer, "token_type");
@@ -223,11 +242,11 @@ static bool introspection_holds(const json_t *answer, const struct sso_provider 
     if (!CHECK("introspection.subject",
                (sub != NULL && sub[0] != '\0' && strlen(sub) < 256) || client_of(answer) != NULL))
         return sso_refuse(reply, "introspection.subject", "the answer names nobody");
-    return check_audience(answer, provider, audience, reply);
+    return check_audience(answer, provider, pick_audience(audiences, answer, provider), reply);
 }
 
 static json_t *introspect(struct sso_ctx *ctx, struct sso_provider *provider, const char *token,
-                          const char *audience, struct sso_reply *reply)
+                          const json_t *audiences, struct sso_reply *reply)
 {
     auto_buf struct base_buf form = BASE_BUF_INIT(3 * JWT_MAX);
     struct discovery *discovery = oidc_discovery(ctx, provider, reply);
@@ -247,7 +266,7 @@ static json_t *introspect(struct sso_ctx *ctx, struct sso_provider *provider, co
         if (answer != NULL && status != 200)
             sso_fail(reply, "unavailable", "introspection.ask", "the provider answers status %ld", status);
         else if (answer != NULL)
-            introspection_holds(answer, provider, audience, reply);
+            introspection_holds(answer, provider, audiences, reply);
     }
     oidc_discovery_unref(provider, discovery);
     if (reply->refused) {
@@ -258,7 +277,7 @@ static json_t *introspect(struct sso_ctx *ctx, struct sso_provider *provider, co
 }
 
 /* The first provider that knows it. A provider that is away makes the answer "cannot be said" rather than "no". */
-static json_t *claims_of_opaque(struct sso_ctx *ctx, const char *token, const char *audience,
+static json_t *claims_of_opaque(struct sso_ctx *ctx, const char *token, const json_t *audiences,
                                 struct sso_provider **ret_provider, struct sso_reply *reply)
 {
     struct sso_reply last = {0};
@@ -277,7 +296,7 @@ static json_t *claims_of_opaque(struct sso_ctx *ctx, const char *token, const ch
             continue;
         *ret_provider = provider;
         claims = cache_get(provider->oidc->tokens, token);
-        if (claims == NULL && (claims = introspect(ctx, provider, token, audience, &why)) != NULL)
+        if (claims == NULL && (claims = introspect(ctx, provider, token, audiences, &why)) != NULL)
             cache_put(provider->oidc->tokens, token, claims);
         if (claims != NULL)
             return claims;
@@ -315,22 +334,26 @@ static json_t *scopes_of(const json_t *claims)
 
 void oidc_bearer(struct sso_ctx *ctx, const json_t *request, struct sso_reply *reply)
 {
-    const char *token = sso_text(request, "token"), *audience = sso_text(request, "audience"), *client;
+    const char *token = sso_text(request, "token"), *audience, *client;
+    const json_t *audiences = json_object_get(request, "audience");
     struct sso_provider *provider = NULL;
     json_t *claims;
+    int64_t issued = 0;
     bool bound = false;
 
-    if (token == NULL || audience == NULL) {
+    if (token == NULL ||
+        (json_string_value(audiences) == NULL && json_string_value(json_array_get(audiences, 0)) == NULL)) {
         sso_fail(reply, "invalid", "request.member", "token or audience is missing");
         return;
     }
-    claims = sso_oidc_looks_like(token) ? claims_of_jwt(ctx, token, audience, &provider, reply)
-                                        : claims_of_opaque(ctx, token, audience, &provider, reply);
+    claims = sso_oidc_looks_like(token) ? claims_of_jwt(ctx, token, audiences, &provider, reply)
+                                        : claims_of_opaque(ctx, token, audiences, &provider, reply);
     if (claims == NULL)
         return;
     client = client_of(claims);
     if (json_object_get(claims, "sub") == NULL && client != NULL) /* a client acting for itself (RFC 7662) */
         json_object_set_new(claims, "sub", json_string(client));
+    audience = pick_audience(audiences, claims, provider);
     /* the cache holds what does not change; these are asked with every request */
     if (check_audience(claims, provider, audience, reply) &&
         oidc_binding_check(claims, request, token,
@@ -341,6 +364,9 @@ void oidc_bearer(struct sso_ctx *ctx, const json_t *request, struct sso_reply *r
         json_object_set_new(reply->body, "client_id", json_string(client != NULL ? client : ""));
         json_object_set_new(reply->body, "scopes", scopes_of(claims));
         json_object_set_new(reply->body, "bound", json_boolean(bound));
+        json_object_set_new(reply->body, "audience", json_string(audience));
+        if (jwt_time(claims, "iat", &issued))
+            json_object_set_new(reply->body, "issued_at", json_integer(issued));
     }
     json_decref(claims);
 }

@@ -15,8 +15,8 @@
  *   oidc_revoke          {provider, refresh_token} -> {}
  *   oidc_logout_url      {provider, id_token_hint?, post_logout_redirect_uri, state} -> {"url"}   "": the provider has none
  *   oidc_logout_token    {provider, logout_token} -> {issuer, subject?, sid?, jti, expires_at}
- *   bearer               {token, audience, method, url, dpop?, client_cert_sha256? (base64url)}
- *                        -> IDENTITY + {"provider", "client_id", "scopes": [...], "bound": bool}   bound: needs a proof with every request
+ *   bearer               {token, audience (one, or a list of those that the route takes), method, url, dpop?, client_cert_sha256? (base64url)}
+ *                        -> IDENTITY + {"provider", "client_id", "scopes": [...], "bound": bool, "audience", "issued_at"?}   bound: needs a proof with every request
  *   saml_start           {provider, acs_url, relay_state} -> {"request_id", "url"}   a redirect, signed if so configured
  *   saml_finish          {provider, acs_url, response (base64), request_id} -> IDENTITY + {assertion_id, assertion_expires_at,
  *                        name_id, name_id_format, session_index?, session_ends_at?}
