@@ -239,6 +239,13 @@ static void test_identity__refusals_of_the_section(void)
         {"\"AA:aa", "\"AA::aa",
          "p.yaml:49:55: cert_sha256 must be the SHA-256 of a certificate: 64 hex digits, as "
          "openssl x509 -fingerprint -sha256 prints them"},
+        {"provider: corp, client_id: svc-batch}",
+         "cert_sha256: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}",
+         "p.yaml:49:5: service accounts \"batch\" and \"nightly\" have the same certificate"},
+        {"    batch:", "    other: {roles: [admin], provider: corp, client_id: svc-batch}\n    batch:",
+         "p.yaml:49:5: service accounts \"other\" and \"batch\" have the same client"},
+        {"    batch:", "    other: {roles: [admin], provider: corp, client_id: svc-other}\n    batch:",
+         "fine"},
         {"\"AA:aa:aa", "\"aaaaAA", "fine"},
         {"scim: {token_file: scim.token, key: externalId}", "scim: {key: email}",
          "p.yaml:50:15: unknown key \"email\"; allowed: userName, externalId"},
@@ -463,7 +470,7 @@ struct map_row {
 static const char *map(struct pol_snapshot *s, const struct map_row *row, size_t max)
 {
     static char joined[256];
-    const char *roles[16];
+    const char *roles[16] = {NULL};
     size_t n_claims = 0, n;
     enum base_code rc = BASE_INTERNAL;
 
@@ -471,8 +478,11 @@ static const char *map(struct pol_snapshot *s, const struct map_row *row, size_t
         n_claims++;
     n = pol_map_roles(s, row->provider != NULL ? pol_provider_find(s, row->provider) : NULL, row->claims,
                       n_claims, roles, max, &rc);
-    if (rc != BASE_OK)
+    if (rc != BASE_OK) {
+        CHECK_INT(n, 0);
+        CHECK(roles[0] == NULL); /* nothing is written past the room that there is */
         return base_code_name(rc);
+    }
     joined[0] = '\0';
     for (size_t i = 0; i < n; i++)
         snprintf(joined + strlen(joined), sizeof(joined) - strlen(joined), "%s%s", i > 0 ? " " : "",
