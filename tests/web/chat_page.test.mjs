@@ -23,6 +23,7 @@ if (!CHROMIUM) {
 const real = Boolean(process.env.BASE_URL);
 const server = real ? null : new PageServer();
 await server?.start();
+const allModels = server?.models;
 const base = real ? process.env.BASE_URL.replace(/\/$/, '') : server.url;
 const shots = join(process.env.GH_BUILD_ROOT ?? join(here, '../../build'), 'web-screenshots');
 mkdirSync(shots, { recursive: true });
@@ -134,6 +135,7 @@ const cases = [
   ['test_page__tells_how_to_sign_in', () => withPage(async page => {
     await page.getByRole('heading', { name: 'Please sign in' }).waitFor();
     assert.match(await page.locator('main').textContent(), /one-time link/);
+    assert.equal(await page.getByRole('link', { name: 'Sign in' }).getAttribute('href'), '/auth/sign-in');
     await page.getByRole('button', { name: 'Check again' }).click();
     await page.getByRole('alert').waitFor();
     await page.screenshot({ path: join(shots, 'sign-in.png') });
@@ -167,7 +169,7 @@ const cases = [
     assert.equal(await lastAnswer(page).locator('strong').textContent(), 'an answer');
     assert.match(await page.getByRole('status').textContent(), /Answer finished, 11 words/);
     const { headers, body } = server.requests.at(-1);
-    assert.equal(headers['x-csrf-token'], 'csrf-of-the-test');
+    assert.equal(headers['x-csrf-token'], [...server.sessions.values()].at(-1));
     assert.equal(headers['x-data-class'], undefined);
     assert.deepEqual(body, { model: 'house-small', messages: [{ role: 'user', content: 'hello there' }], stream: true, stream_options: { include_usage: true } });
   })],
@@ -495,7 +497,7 @@ const cases = [
     await ask(page, 'hello');
     await page.fill('#composer', 'expired');
     await page.press('#composer', 'Enter');
-    await page.getByRole('heading', { name: 'Please sign in' }).waitFor();
+    await page.getByRole('heading', { name: 'You are signed out' }).waitFor();
     await page.context().request.get(server.signInLink); // the link, opened in another tab
     await page.getByRole('button', { name: 'Check again' }).click();
     await page.locator('#composer').waitFor();
@@ -514,7 +516,7 @@ const cases = [
         if (again === 'in the same page') {
           server.sessions.clear();
           await page.getByRole('button', { name: 'Send' }).click();
-          await page.getByRole('heading', { name: 'Please sign in' }).waitFor();
+          await page.getByRole('heading', { name: 'You are signed out' }).waitFor();
           await page.context().request.get(server.signInLink);
           await page.getByRole('button', { name: 'Check again' }).click();
         } else {
@@ -542,6 +544,152 @@ const cases = [
     assert.ok(!(await page.locator('body').textContent()).includes('ada@'));
     assert.deepEqual(await page.evaluate(() => [sessionStorage.length, localStorage.length]), [0, 0]);
     server.sessions.clear();
+  })],
+
+  ['test_session__ended_in_mid_answer', () => withPage(async (page, faults) => {
+    scripted();
+    await ask(page, 'hello');
+    await send(page, 'ended');
+    await page.getByRole('heading', { name: 'You are signed out' }).waitFor();
+    assert.match(await page.getByRole('alert').textContent(), /session has ended/);
+    await page.screenshot({ path: join(shots, 'signed-out.png') });
+    assert.deepEqual(await axe(page), []);
+    // What was written is still there, so signing in is another tab's work; this one goes on when it is looked at again.
+    const [tab] = await Promise.all([page.context().waitForEvent('page'), page.getByRole('link', { name: 'Sign in' }).click()]);
+    await tab.getByRole('heading', { name: '/auth/sign-in' }).waitFor();
+    await page.context().request.get(server.signInLink);
+    await tab.close();
+    assert.deepEqual(faults.splice(0), ['a new window was opened']);
+    await page.evaluate(() => document.dispatchEvent(new Event('visibilitychange')));
+    await page.locator('#composer').waitFor();
+    assert.equal(await page.locator('.turn').count(), 2);
+    assert.match(await lastAnswer(page).textContent(), /Half of an answ[^]*Your session ended/);
+    await lastAnswer(page).getByRole('button', { name: 'Try again' }).waitFor();
+  })],
+
+  ['test_session__ended_in_mid_answer_and_begun_anew_elsewhere', () => withPage(async page => {
+    scripted();
+    await send(page, 'ended elsewhere');
+    const card = lastAnswer(page).locator('.error-card');
+    await card.getByText('Your session has ended').waitFor();
+    await ask(page, 'hello');
+    assert.equal(await page.locator('.turn').count(), 2);
+  })],
+
+  ['test_session__stale_is_refreshed_once_and_the_request_sent_again', () => withPage(async page => {
+    scripted();
+    server.refreshed = 0;
+    server.stale = true;
+    server.roles = ['employee'];
+    server.models = server.models.slice(0, 2);
+    try {
+      await ask(page, 'hello');
+      assert.equal(server.refreshed, 1);
+      await ask(page, 'hello again');
+      assert.equal(server.refreshed, 1);
+      // the provider has said other roles: other models
+      await page.locator('.model-choice .opener').click();
+      await page.waitForFunction(() => document.querySelectorAll('.model-choice .option').length === 2);
+    } finally {
+      server.roles = ['employee', 'finance'];
+      server.models = allModels;
+      server.stale = false;
+    }
+  })],
+
+  ['test_session__stale_that_cannot_be_refreshed', () => withPage(async page => {
+    scripted();
+    server.stale = true;
+    try {
+      server.refreshStatus = 503; // the provider is away: nobody is signed out for that
+      server.refreshed = 0;
+      await send(page, 'hello');
+      const card = lastAnswer(page).locator('.error-card');
+      await card.getByText('could not confirm').waitFor();
+      assert.equal(server.refreshed, 1, 'asked once a request');
+      server.refreshStatus = 200;
+      await card.getByRole('button', { name: 'Try again' }).click();
+      await lastAnswer(page).getByText('The second part.').waitFor();
+      server.stale = true;
+      server.refreshStatus = 401; // it refuses: signed out
+      await send(page, 'hello');
+      await page.getByRole('heading', { name: 'You are signed out' }).waitFor();
+    } finally {
+      server.stale = false;
+      server.refreshStatus = 200;
+    }
+  })],
+
+  ['test_session__refreshed_in_another_tab', () => withPage(async page => {
+    scripted();
+    await ask(page, 'hello');
+    await page.context().request.get(`${base}/rotated`); // a new cookie; the page has the CSRF token of the old one
+    await ask(page, 'hello again');
+    assert.equal(server.requests.at(-1).headers['x-csrf-token'], [...server.sessions.values()].at(-1));
+    await page.context().request.get(`${base}/rotated`);
+    await page.locator('.account summary').click();
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await page.getByRole('heading', { name: 'Please sign in' }).waitFor();
+    assert.equal(server.sessions.size, 0);
+  })],
+
+  ['test_session__never_sends_in_another_persons_name', () => withPage(async page => {
+    scripted();
+    await ask(page, 'hello from ada');
+    const sent = server.requests.length;
+    server.subject = 'bob@example.org';
+    try {
+      await page.context().request.get(`${base}/rotated`);
+      await page.fill('#composer', 'a secret of ada');
+      await page.press('#composer', 'Enter');
+      await page.getByRole('heading', { name: 'What are you working on?' }).waitFor();
+      assert.equal(server.requests.length, sent);
+      assert.equal(await page.locator('#composer').inputValue(), '');
+      assert.match(await page.locator('.account summary').textContent(), /bob@example\.org/);
+      await ask(page, 'hello from bob');
+    } finally {
+      server.subject = 'ada@example.org';
+    }
+  })],
+
+  ['test_session__name_and_roles_are_visible', () => withPage(async page => {
+    scripted();
+    server.name = 'Ada Lovelace';
+    try {
+      await page.reload();
+      await page.locator('.account summary').getByText('Ada Lovelace').waitFor();
+      await page.locator('.account summary').click();
+      assert.match(await page.locator('.account .panel').textContent(), /Ada Lovelace[^]*employee, finance/);
+    } finally {
+      server.name = '';
+    }
+  })],
+
+  ['test_session__sign_out_goes_on_to_the_provider', () => withPage(async page => {
+    scripted();
+    server.signOutUrl = `${base}/signed-out`;
+    try {
+      await ask(page, 'hello');
+      await page.locator('.account summary').click();
+      await page.getByRole('button', { name: 'Sign out' }).click();
+      await page.getByRole('heading', { name: '/signed-out' }).waitFor();
+      assert.deepEqual(await page.evaluate(() => [sessionStorage.length, localStorage.length]), [0, 0]);
+    } finally {
+      server.signOutUrl = '';
+    }
+  })],
+
+  ['test_session__sign_out_goes_to_no_script', () => withPage(async page => {
+    scripted();
+    server.signOutUrl = 'javascript:document.title="owned"'; // our own gateway sends none; the page would not go all the same
+    try {
+      await page.locator('.account summary').click();
+      await page.getByRole('button', { name: 'Sign out' }).click();
+      await page.getByRole('heading', { name: 'Please sign in' }).waitFor();
+      assert.notEqual(await page.title(), 'owned');
+    } finally {
+      server.signOutUrl = '';
+    }
   })],
 
   ['test_draft__survives_a_reload', () => withPage(async page => {

@@ -15,8 +15,7 @@ export const CSP = [
   "form-action 'self'", "base-uri 'none'", "frame-ancestors 'none'", "require-trusted-types-for 'script'", "trusted-types 'none'",
 ].join('; ');
 const TYPES = { html: 'text/html; charset=utf-8', js: 'text/javascript; charset=utf-8', css: 'text/css; charset=utf-8', svg: 'image/svg+xml', txt: 'text/plain; charset=utf-8' };
-const COOKIE = '__session=valid';
-const CSRF = 'csrf-of-the-test';
+const COOKIE = '__session';
 
 const MODELS = [
   { id: 'house-small', description: 'Quick and good for everyday texts.', max_class: 'secret', local_only: true },
@@ -186,7 +185,16 @@ const SCRIPTS = {
   },
   async expired(answer) {
     answer.server.sessions.clear();
-    answer.error(401, 'session_expired', 'Your session has ended. Sign in again.');
+    answer.error(401, 'session_ended', 'Your session has ended. Sign in again.');
+  },
+  async ended(answer) { // in the middle of the answer; `ended elsewhere`: by signing in anew in another tab
+    answer.open();
+    answer.gate();
+    await answer.stream('Half of an answ');
+    if (!answer.text.includes('elsewhere'))
+      answer.server.sessions.clear();
+    answer.send(JSON.stringify({ error: { message: 'Your session has ended. Sign in again.', type: 'authentication_error', param: null, code: 'session_ended' } }));
+    answer.response.end();
   },
 };
 
@@ -196,9 +204,16 @@ export class PageServer {
   aborted = 0;
   limited = 0;
   requests = [];       // chat requests, as {headers, body}
-  sessions = new Set();
+  sessions = new Map(); // cookie -> CSRF token
   models = MODELS;
   subject = 'ada@example.org';
+  name = '';
+  roles = ['employee', 'finance'];
+  stale = false;       // until it is refreshed
+  refreshStatus = 200;
+  refreshed = 0;
+  signOutUrl = '';     // where the page goes on to
+  #turn = 0;
   #gates = new Map();
 
   async start(port = 0) {
@@ -214,6 +229,19 @@ export class PageServer {
   stop() {
     this.http.closeAllConnections();
     this.http.close();
+  }
+
+  // A new session's cookie, and its token.
+  #begin() {
+    const cookie = `${COOKIE}=${++this.#turn}`;
+    this.sessions.set(cookie, `csrf-${this.#turn}`);
+    return `${cookie}; HttpOnly; SameSite=Strict; Path=/`;
+  }
+
+  // What another tab's refresh does: a new cookie in the browser, a new token, the old ones are dead.
+  rotate() {
+    this.sessions.clear();
+    return this.#begin();
   }
 
   // Scripts wait here until the test calls pass(name).
@@ -236,27 +264,45 @@ export class PageServer {
     const { pathname, searchParams } = new URL(request.url, this.url);
     const key = `${request.method} ${pathname}`;
     if (key === 'GET /auth/once' && searchParams.get('token') === 'one-time') {
-      this.sessions.add(COOKIE);
-      return response.writeHead(303, { location: '/', 'set-cookie': `${COOKIE}; HttpOnly; SameSite=Strict; Path=/` }).end();
+      return response.writeHead(303, { location: '/', 'set-cookie': this.#begin() }).end();
     }
+    if (key === 'GET /rotated')
+      return response.writeHead(204, { 'set-cookie': this.rotate() }).end();
+    if (key === 'GET /auth/sign-in' || key === 'GET /signed-out')
+      return response.writeHead(200, { ...this.headers, 'content-type': TYPES.html }).end(`<!doctype html><html lang="en"><title>x</title><h1>${pathname}</h1>`);
     if (key === 'GET /')
       return this.#file(response, 'index.html');
     if (request.method === 'GET' && /^\/assets\/[\w.-]+$/.test(pathname))
       return this.#file(response, pathname.slice(1));
-    if (!(request.headers.cookie ?? '').split('; ').some(cookie => this.sessions.has(cookie)))
-      return this.json(response, 401, { error: { message: 'Sign in first.', code: 'not_signed_in' } });
-    return this.#signedIn(key, request, response);
+    const cookie = (request.headers.cookie ?? '').split('; ').find(cookie => cookie.startsWith(`${COOKIE}=`));
+    if (!cookie)
+      return this.json(response, 401, { error: { message: 'No credentials were sent.', code: 'missing_credentials' } });
+    if (!this.sessions.has(cookie))
+      return this.json(response, 401, { error: { message: 'Your session has ended. Sign in again.', code: 'session_ended' } });
+    return this.#signedIn(key, this.sessions.get(cookie), request, response);
   }
 
-  async #signedIn(key, request, response) {
-    if (request.method === 'POST' && request.headers['x-csrf-token'] !== CSRF)
-      return this.json(response, 403, { error: { message: 'The request did not come from this page.', code: 'csrf' } });
+  async #signedIn(key, csrf, request, response) {
+    if (!['GET', 'HEAD'].includes(request.method) && request.headers['x-csrf-token'] !== csrf)
+      return this.json(response, 403, { error: { message: 'The request did not come from this page.', code: 'csrf_failed' } });
+    if (this.stale && key.includes(' /v1/'))
+      return this.json(response, 401, { error: { message: 'POST /auth/refresh', code: 'session_stale' } });
     switch (key) {
       case 'GET /auth/session':
-        return this.json(response, 200, { subject: this.subject, roles: ['employee', 'finance'], csrf_token: CSRF, expires_at: Math.floor(Date.now() / 1000) + 28_800 });
+        return this.json(response, 200, this.#session(csrf));
+      case 'POST /auth/refresh':
+        this.refreshed++;
+        if (this.refreshStatus !== 200) {
+          const code = this.refreshStatus === 401 ? 'session_ended' : 'identity_unavailable';
+          if (this.refreshStatus === 401)
+            this.sessions.clear();
+          return this.json(response, this.refreshStatus, { error: { message: 'Not refreshed.', code } });
+        }
+        this.stale = false;
+        return this.json(response, 200, this.#session(''), { 'set-cookie': this.rotate() });
       case 'POST /auth/logout':
         this.sessions.clear();
-        return this.json(response, 200, {});
+        return this.signOutUrl ? this.json(response, 200, { url: this.signOutUrl }) : response.writeHead(204, this.headers).end();
       case 'GET /v1/models':
         return this.json(response, 200, { object: 'list', data: this.models.map(({ id, ...gatehouse }) => ({ id, object: 'model', gatehouse })) });
       case 'POST /v1/chat/completions':
@@ -264,6 +310,10 @@ export class PageServer {
       default:
         return this.json(response, 404, { error: { message: 'No such address.', code: 'not_found' } });
     }
+  }
+
+  #session(csrf_token) {
+    return { subject: this.subject, name: this.name, email: '', provider: 'corp', roles: this.roles, csrf_token, expires_at: new Date(Date.now() + 28_800_000).toISOString() };
   }
 
   async #chat(request, response) {

@@ -13,18 +13,14 @@ export class ApiError extends Error {
 
 // The session, or null when this browser is not signed in.
 export async function fetchSession() {
-  const response = await request('/auth/session');
+  const response = await send('/auth/session');
   if (response.status === 401)
     return null;
   return (await checked(response)).json();
 }
 
-export async function signOut(session) {
-  await checked(await request('/auth/logout', { method: 'POST', headers: { 'x-csrf-token': session.csrf_token } }));
-}
-
-export async function fetchModels() {
-  const list = await (await checked(await request('/v1/models'))).json();
+export async function fetchModels(account) {
+  const list = await (await account.request('/v1/models')).json();
   return list.data.map(model => ({
     id: model.id,
     description: model.gatehouse?.description ?? '',
@@ -35,12 +31,12 @@ export async function fetchModels() {
 
 // Streams one answer. `on` hears: gate(info), waiting(), text(string), usage(object), finish(reason).
 // Resolves at [DONE]; rejects with ApiError, or AbortError when `signal` fired.
-export async function streamChat({ session, model, messages, dataClass, signal, on }) {
-  const headers = { 'content-type': 'application/json', accept: 'text/event-stream', 'x-csrf-token': session.csrf_token };
+export async function streamChat({ account, model, messages, dataClass, signal, on }) {
+  const headers = { 'content-type': 'application/json', accept: 'text/event-stream' };
   if (dataClass)
     headers['x-data-class'] = dataClass;
   const body = JSON.stringify({ model, messages, stream: true, stream_options: { include_usage: true } });
-  const response = await checked(await request('/v1/chat/completions', { method: 'POST', headers, body, signal }));
+  const response = await account.request('/v1/chat/completions', { method: 'POST', headers, body, signal });
   const requestId = response.headers.get('x-request-id') ?? '';
   let done = false;
   const parser = new SseParser({
@@ -97,7 +93,7 @@ function parse(data, requestId) {
   }
 }
 
-async function request(path, options = {}) {
+export async function send(path, options = {}) {
   try {
     return await fetch(path, { credentials: 'same-origin', cache: 'no-store', redirect: 'error', ...options });
   } catch (error) {
@@ -107,7 +103,7 @@ async function request(path, options = {}) {
   }
 }
 
-async function checked(response) {
+export async function checked(response) {
   if (response.ok)
     return response;
   const body = await response.json().catch(() => null);

@@ -5,7 +5,8 @@
 // machine next, and cannot be reached when a person's content is to be erased. Only the unsent draft is kept in
 // sessionStorage (this tab, gone with it), because losing what one has typed is worse.
 
-import { ApiError, fetchModels, fetchSession, signOut, streamChat } from './api.js';
+import { Account } from './account.js';
+import { ApiError, fetchModels, streamChat } from './api.js';
 import { CLASSES, stricter } from './classes.js';
 import { t } from './strings.js';
 
@@ -54,8 +55,9 @@ class Answer {
 }
 
 class Store {
-  session = undefined; // undefined: not known yet, null: signed out
+  account = new Account((session, former) => this.#adopt(session, former));
   signInNote = '';
+  ended = false;       // the session was ended while the page was in use, and not by it
   models = null;       // null: not loaded
   modelsError = '';
   modelId = '';
@@ -84,63 +86,88 @@ class Store {
 
   // --- session and models ---
 
+  // undefined: not known yet, null: signed out
+  get session() {
+    return this.account.session;
+  }
+
   async start() {
     this.newChat();
     this.draft = recall(DRAFT_KEY);
     window.addEventListener('pagehide', () => this.#keepDraft());
-    await this.checkSession();
+    // who has signed in in another tab comes back to this one
+    document.addEventListener('visibilitychange', () => document.hidden || this.session !== null || this.#readSession());
+    await this.#readSession();
   }
 
   async checkSession() {
-    const asked = this.session === null;
+    await this.#readSession();
+    if (!this.session && !this.signInNote) {
+      this.signInNote = t.signInStill;
+      this.emit();
+    }
+  }
+
+  async #readSession() {
+    this.signInNote = '';
     try {
-      this.session = await fetchSession();
-      this.#sameOrForget(this.session?.subject);
-      this.signInNote = asked && !this.session ? t.signInStill : '';
+      await this.account.read();
     } catch {
-      this.session = null;
+      this.account.leave();
       this.signInNote = t.signInError;
     }
     this.emit();
-    if (this.session)
-      await this.loadModels();
+  }
+
+  // A session was read: nothing of another person's may be left, and other roles have other models.
+  #adopt(session, former) {
+    if (!session) {
+      this.ended ||= Boolean(former);
+      this.signInNote = former ? t.sessionOver : '';
+      return;
+    }
+    this.ended = false;
+    this.signInNote = '';
+    this.#sameOrForget(`${session.subject} ${session.provider ?? ''}`);
+    if (!this.models || this.modelsError || String(session.roles) !== String(former?.roles))
+      this.loadModels();
   }
 
   async loadModels() {
     this.modelsError = '';
     try {
-      this.models = await fetchModels();
+      this.models = await fetchModels(this.account);
       if (!this.model)
         this.modelId = this.models[0]?.id ?? '';
     } catch (error) {
-      if (error.status === 401)
-        this.session = null;
       this.modelsError = error instanceof ApiError ? error.message : t.modelsFailed;
     }
     this.emit();
   }
 
   async signOut() {
+    let url = '';
     try {
-      await signOut(this.session);
+      url = await this.account.signOut();
     } catch (error) {
       if (error.status !== 401)
         return this.say(t.signOutFailed);
     }
     this.#forget();
-    this.session = null;
+    this.account.leave();
+    this.ended = false;
     this.signInNote = '';
     this.emit();
+    if (url)
+      location.assign(url); // signed out here; there, too
   }
 
   // Another person may sign in where a session had ended: nothing of the former one may be there then.
-  #sameOrForget(subject) {
-    if (!subject)
-      return;
+  #sameOrForget(person) {
     const former = recall(SUBJECT_KEY);
-    if (former && former !== subject)
+    if (former && former !== person)
       this.#forget();
-    keep(SUBJECT_KEY, subject);
+    keep(SUBJECT_KEY, person);
   }
 
   #forget() {
@@ -236,7 +263,7 @@ class Store {
     this.say(t.stages.checking);
     try {
       await streamChat({
-        session: this.session,
+        account: this.account,
         model,
         messages: messagesOf(chat, turn),
         dataClass: turn.stated,
@@ -294,10 +321,8 @@ class Store {
     answer.status = 'error';
     answer.error = error instanceof ApiError ? error : new ApiError({ message: t.brokenOff, code: 'page' });
     answer.errorAt = Date.now();
-    if (error.status === 401) {
-      this.session = null;
-      this.signInNote = '';
-    }
+    if (error.code === 'session_ended' && this.session) // in the middle of the answer: is it over, or was it begun anew elsewhere?
+      this.#readSession();
     this.say(answer.error.message);
   }
 }

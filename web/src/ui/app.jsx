@@ -32,11 +32,14 @@ function SignIn() {
     <main class="sign-in">
       <div class="card">
         <Logo size={44} />
-        <h1>{t.signInTitle}</h1>
+        <h1>{store.ended ? t.signInEnded : t.signInTitle}</h1>
+        {store.signInNote && <p class="sign-in-note" role="alert">{store.signInNote}</p>}
         <p>{t.signInHow}</p>
         {kept && <p>{t.signInKept}</p>}
-        <button type="button" class="secondary" onClick={() => store.checkSession()}>{t.signInCheck}</button>
-        {store.signInNote && <p class="sign-in-note" role="alert">{store.signInNote}</p>}
+        <div class="sign-in-actions">
+          <a class="primary" href="/auth/sign-in" target={kept ? '_blank' : undefined} rel="noopener">{t.signInGo}</a>
+          <button type="button" class="secondary" onClick={() => store.checkSession()}>{t.signInCheck}</button>
+        </div>
       </div>
     </main>
   );
@@ -102,13 +105,15 @@ function ModelChoice({ openSignal }) {
 
 function Account() {
   const { session } = store;
+  const name = session.name || session.subject;
   const ends = new Date(typeof session.expires_at === 'number' ? session.expires_at * 1000 : session.expires_at);
   return (
     <details class="account" onKeyDown={event => { if (event.key === 'Escape') { event.currentTarget.open = false; event.currentTarget.firstElementChild.focus(); } }}
              onFocusOut={event => { if (event.relatedTarget && !event.currentTarget.contains(event.relatedTarget)) event.currentTarget.open = false; }}>
-      <summary aria-label={t.account(session.subject)}><UserIcon /></summary>
+      <summary aria-label={t.account(name)}><span class="account-who">{name}</span><span class="account-icon"><UserIcon /></span></summary>
       <div class="panel">
-        <p class="account-name">{session.subject}</p>
+        <p class="account-name">{name}</p>
+        {session.email && session.email !== name && <p class="option-note">{session.email}</p>}
         <p class="option-note">{t.roles(session.roles ?? [])}</p>
         {!Number.isNaN(ends.valueOf()) && <p class="option-note">{t.sessionEnds(ends.toLocaleString('en', { dateStyle: 'medium', timeStyle: 'short' }))}</p>}
         <button type="button" class="secondary" onClick={() => store.signOut()}>{t.signOut}</button>

@@ -8,6 +8,8 @@ import { AlertIcon } from './icons.jsx';
 function kindOf({ status, code }) {
   if (code === 'offline')
     return 'offline';
+  if (code === 'session_ended')
+    return 'ended';
   if (status === 429)
     return 'rate';
   if (status === 403 || status === 451)
@@ -18,7 +20,7 @@ function kindOf({ status, code }) {
 }
 
 // The same request again can only help against what passes by itself.
-const CAN_RETRY = new Set(['offline', 'rate', 'broken', 'busy']);
+const CAN_RETRY = new Set(['offline', 'rate', 'broken', 'busy', 'ended']);
 
 export function ErrorCard({ error, since, onRetry, onOtherModel }) {
   const kind = kindOf(error);
