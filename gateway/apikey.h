@@ -15,6 +15,7 @@
 #include <stdbool.h>
 
 #define GW_APIKEY_ID_LEN 12u
+#define GW_APIKEY_PREFIX "gh_"
 #define GW_APIKEY_LEN    65u
 
 /* A new key. The caller wipes `out` once it was shown. */

@@ -4,6 +4,8 @@
  *                -- several ------------------------> REFUSED
  *                -- key ----- malformed, unknown ---> REFUSED   (one answer: not which part was wrong)
  *                             hash in the snapshot -> EXPIRED, REVOKED, OK   (only its holder gets here)
+ *                -- token ---------------------------> auth_token.c
+ *                -- none, but a certificate --------> auth_token.c
  *                -- cookie -- not made by us -------> SESSION_ENDED
  *                             POST without CSRF ----> CSRF
  *                             store ----------------> OK, SESSION_ENDED, UNAVAILABLE
@@ -27,6 +29,9 @@ enum gw_api_code gw_auth_api_code(enum gw_auth_result result)
     case GW_AUTH_REVOKED: return GW_API_REVOKED_API_KEY;
     case GW_AUTH_SESSION_ENDED: return GW_API_SESSION_ENDED;
     case GW_AUTH_SESSION_STALE: return GW_API_SESSION_STALE;
+    case GW_AUTH_TOKEN_REFUSED: return GW_API_INVALID_TOKEN;
+    case GW_AUTH_PROOF_REFUSED: return GW_API_INVALID_DPOP_PROOF;
+    case GW_AUTH_NO_ROLE: return GW_API_NO_ROLE;
     case GW_AUTH_CSRF: return GW_API_CSRF_FAILED;
     case GW_AUTH_UNAVAILABLE: return GW_API_IDENTITY_UNAVAILABLE;
     case GW_AUTH_OK: return GW_API_INTERNAL;
@@ -55,12 +60,18 @@ enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_optio
     auth->options = *options;
     memcpy(auth->origin, options->public_origin, strlen(options->public_origin) + 1);
     auth->options.public_origin = auth->origin;
+    if (options->policy != NULL)
+        auth->tokens = gw_token_cache_new(GW_TOKEN_CACHE_SLOTS);
     *ret_auth = auth;
     return BASE_OK;
 }
 
 void gw_auth_free(struct gw_auth *auth)
 {
+    if (auth == NULL)
+        return;
+    gw_auth_free_flights(auth);
+    gw_token_cache_free(auth->tokens);
     free(auth);
 }
 
@@ -107,19 +118,29 @@ static void add_cookie(struct gw_credential *credential, struct gw_http *http)
         credential->kind = GW_CREDENTIAL_AMBIGUOUS;
 }
 
-/* Takes "Bearer " off (RFC 6750 section 2.1; the scheme's case does not matter, RFC 9110 section 11.1).
- * Another scheme leaves nothing, which no key matches. */
-static void strip_bearer(struct gw_credential *credential)
+static bool strip(struct gw_credential *credential, const char *scheme)
 {
-    static const char scheme[] = "bearer ";
-    const size_t n = sizeof(scheme) - 1;
+    size_t n = strlen(scheme);
 
-    if (credential->len < n || !base_ascii_ieq(credential->text, n, scheme, n)) {
-        credential->len = 0;
-        return;
-    }
+    if (credential->len < n || !base_ascii_ieq(credential->text, n, scheme, n))
+        return false;
     credential->text += n;
     credential->len -= n;
+    return true;
+}
+
+/* Takes the scheme off (RFC 6750 section 2.1; its case does not matter, RFC 9110 section 11.1), and tells a key of ours from an access
+ * token. Another scheme leaves nothing, which no key matches. */
+static void strip_scheme(struct gw_credential *credential)
+{
+    static const char ours[] = GW_APIKEY_PREFIX;
+
+    if (strip(credential, "dpop "))
+        credential->kind = GW_CREDENTIAL_DPOP;
+    else if (!strip(credential, "bearer "))
+        credential->len = 0;
+    else if (credential->len < sizeof(ours) - 1 || memcmp(credential->text, ours, sizeof(ours) - 1) != 0)
+        credential->kind = GW_CREDENTIAL_TOKEN;
 }
 
 struct gw_credential gw_auth_credential(struct gw_http *http)
@@ -128,7 +149,7 @@ struct gw_credential gw_auth_credential(struct gw_http *http)
 
     add_header(&credential, http, "authorization");
     if (credential.kind == GW_CREDENTIAL_KEY)
-        strip_bearer(&credential);
+        strip_scheme(&credential);
     add_header(&credential, http, "x-api-key");
     add_header(&credential, http, "api-key");
     add_cookie(&credential, http);
@@ -182,13 +203,6 @@ enum gw_auth_result gw_auth_store_result(enum base_code rc)
 
 /* ---- identify ---- */
 
-struct gw_auth_pending {
-    const struct gw_auth *auth;
-    struct gw_sessions_op *op;
-    gw_identified_fn *done;
-    void *user;
-};
-
 static enum gw_auth_result identify_key(const struct gw_auth *auth, const struct gw_credential *key,
                                         struct gw_principal *ret_who)
 {
@@ -205,9 +219,10 @@ static enum gw_auth_result identify_key(const struct gw_auth *auth, const struct
     case GW_KEY_GOOD: break;
     }
     gw_tags_fill(auth->options.key_pepper, ret_who);
-    if (gw_sessions_revoked(auth->options.sessions, ret_who, ret_who->since_us)) /* its owner's access ended */
+    if (gw_sessions_revoked(auth->options.sessions, ret_who,
+                            ret_who->since_us)) /* its owner's access ended */
         return GW_AUTH_REVOKED;
-    return GW_AUTH_OK;
+    return gw_auth_refresh_service(auth, ret_who);
 }
 
 static void session_known(enum base_code rc, const struct gw_principal *who, bool stale, void *user)
@@ -229,7 +244,8 @@ static struct gw_auth_pending *identify_session(const struct gw_auth *auth, stru
     struct gw_sessions_op *op;
 
     *pending = (struct gw_auth_pending){.auth = auth, .done = done, .user = user};
-    op = gw_sessions_identify(auth->options.sessions, gw_http_loop(http), cookie->text, session_known, pending);
+    op = gw_sessions_identify(auth->options.sessions, gw_http_loop(http), cookie->text, session_known,
+                              pending);
     if (op == NULL) /* answered from memory or refused at once: pending is gone */
         return NULL;
     pending->op = op;
@@ -244,9 +260,11 @@ struct gw_auth_pending *gw_auth_identify(struct gw_auth *auth, struct gw_http *h
     struct gw_principal who = {0};
 
     switch (credential.kind) {
-    case GW_CREDENTIAL_NONE: result = GW_AUTH_MISSING; break;
+    case GW_CREDENTIAL_NONE: result = gw_auth_identify_certificate(auth, http, &who); break;
     case GW_CREDENTIAL_AMBIGUOUS: result = GW_AUTH_REFUSED; break;
     case GW_CREDENTIAL_KEY: result = identify_key(auth, &credential, &who); break;
+    case GW_CREDENTIAL_TOKEN:
+    case GW_CREDENTIAL_DPOP: return gw_auth_identify_token(auth, http, &credential, done, user);
     case GW_CREDENTIAL_COOKIE:
         result = gw_auth_check_cookie(auth, http, &credential);
         if (result == GW_AUTH_OK)
@@ -261,6 +279,8 @@ void gw_auth_forget(struct gw_auth_pending *pending)
 {
     if (pending == NULL)
         return;
+    if (pending->flight != NULL)
+        gw_auth_leave_flight(pending);
     gw_sessions_forget(pending->op);
     free(pending);
 }

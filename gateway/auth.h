@@ -1,6 +1,7 @@
 /* Auth: from a request's credentials to a principal.
  *
- * What: API keys (Authorization: Bearer, x-api-key, api-key) and session cookies. Keys are found in an in-memory snapshot of the key
+ * What: API keys (Authorization: Bearer, x-api-key, api-key), session cookies, access tokens of the organisation's provider
+ *       (Authorization: Bearer or DPoP) and client certificates of service accounts. Keys are found in an in-memory snapshot of the key
  *       table, refreshed by notification and poll, so that a request needs no database and Postgres may be away; revocation takes effect
  *       within a second while Postgres is there.
  * Who:  gw_auth_identify on a loop; answers at once or later on the same loop.
@@ -27,6 +28,9 @@ enum gw_auth_result {
     GW_AUTH_REVOKED,       /* 401 revoked_api_key */
     GW_AUTH_SESSION_ENDED, /* 401 session_ended: sign in again */
     GW_AUTH_SESSION_STALE, /* 401 session_stale: POST /auth/refresh, then again */
+    GW_AUTH_TOKEN_REFUSED, /* 401 invalid_token: an access token that does not hold */
+    GW_AUTH_PROOF_REFUSED, /* 401 invalid_dpop_proof */
+    GW_AUTH_NO_ROLE,       /* 403 no_role: known, but the policy maps it to no role */
     GW_AUTH_CSRF,          /* 403 csrf_failed: cookie without the right token or with a foreign Origin */
     GW_AUTH_UNAVAILABLE,   /* 503 identity_unavailable */
     GW_AUTH_OK
@@ -39,6 +43,9 @@ const char *gw_auth_result_code(enum gw_auth_result result);   /* "invalid_api_k
  * a sign-in is then taken back and answered 503. */
 typedef bool gw_auth_record_fn(const char *action, const struct gw_principal *who, const char *target,
                                void *user);
+
+struct pol_snapshot; /* policy/policy.h */
+struct gw_sso;       /* sso_client.h */
 
 struct gw_auth_options {
     struct gw_store *store;
@@ -53,6 +60,15 @@ struct gw_auth_options {
     void (*sign_out_url)(struct gw_loop *loop, const struct gw_session_record *session,
                          void (*done)(const char *url, void *user), void *user, void *sign_out_user);
     void *sign_out_user;
+    /* Machine access (auth_token.c). The policy now, as a reference that is given back, and a number that changes with it. NULL: no
+     * access tokens, no service accounts. */
+    struct pol_snapshot *(*policy)(uint64_t *ret_generation, void *user);
+    void *policy_user;
+    struct gw_sso *const *sso; /* where gatehouse-sso's client stands once it runs; NULL: never */
+    /* As of sessions.h: what the directory says of a token's person, at each use. NULL: as the provider said. */
+    enum base_code (*refine)(struct gw_principal *who, const char *provider, const char *directory_key,
+                             void *user);
+    void *refine_user;
 };
 /* BASE_INVALID: a pepper shorter than 32 bytes, an origin that is no "scheme://host[:port]". Nothing is copied but the origin. */
 enum base_code gw_auth_new(struct gw_auth **ret_auth, const struct gw_auth_options *options,

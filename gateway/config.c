@@ -36,6 +36,8 @@ static const struct option options[] = {
      "origin."},
     {"cert_file", TEXT, AT(cert_file), NULL, 0, 0, "Certificate chain, PEM. Read again on SIGHUP."},
     {"key_file", TEXT, AT(key_file), NULL, 0, 0, "Its private key, PEM, mode 0600. Read again on SIGHUP."},
+    {"client_ca_file", TEXT, AT(client_ca_file), "", 0, 0,
+     "Authorities of client certificates, PEM; empty: clients are not asked for one. Read again on SIGHUP."},
     {"policy_file", TEXT, AT(policy_file), NULL, 0, 0,
      "The policy document (docs/policy.md). Read again on SIGHUP."},
     {"migrations_dir", TEXT, AT(migrations_dir), NULL, 0, 0,

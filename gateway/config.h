@@ -22,7 +22,7 @@ struct gw_config {
     uint64_t threads;
     bool http2;
     char *public_url;
-    char *cert_file, *key_file;
+    char *cert_file, *key_file, *client_ca_file; /* client_ca_file "": none */
     char *policy_file, *migrations_dir;
     char *instance;
     char *journal_dir;

@@ -16,6 +16,9 @@
 #define GW_ROLES_MAX      16u
 #define GW_CREDENTIAL_MAX 40u
 
+#define GW_SERVICE_ISSUER "gatehouse:service" /* subjects "service:NAME", a service account of the policy */
+#define GW_SERVICE_PREFIX "service:"
+
 enum gw_auth_method {
     GW_AUTH_NONE = 0,
     GW_AUTH_API_KEY,

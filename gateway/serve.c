@@ -181,6 +181,17 @@ static void on_revocation(const struct gw_revocation *revocation, void *user)
         gw_live_cut(app->live, app->server, meets, &by, sizeof(by));
 }
 
+/* gw_auth_options.policy */
+static struct pol_snapshot *policy_now(uint64_t *ret_generation, void *user)
+{
+    struct gw_runtime *runtime = gw_app_runtime(user);
+    struct pol_snapshot *policy = pol_ref(gw_runtime_policy(runtime));
+
+    *ret_generation = (uint64_t)gw_runtime_loaded_us(runtime);
+    gw_runtime_unref(runtime);
+    return policy;
+}
+
 static enum base_code open_identity(struct process *process, struct base_err *err)
 {
     struct gw_app *app = &process->app;
@@ -213,6 +224,9 @@ static enum base_code open_identity(struct process *process, struct base_err *er
                            .record_user = app,
                            .sign_out_url = gw_sign_in_out_url,
                            .sign_out_user = app,
+                           .policy = policy_now,
+                           .policy_user = app,
+                           .sso = &app->sso,
                        },
                        err);
 }
@@ -250,6 +264,7 @@ static enum base_code open_server(struct process *process, struct base_err *err)
         .http2 = config->http2,
         .cert_file = config->cert_file,
         .key_file = config->key_file,
+        .client_ca_file = config->client_ca_file,
         .limits = GW_SERVER_LIMITS_DEFAULT,
         .listeners = listeners,
         .n_listeners = BASE_ARRAY_LEN(listeners),

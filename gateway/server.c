@@ -639,6 +639,9 @@ static struct gw_server *server_new(const struct gw_server_options *options)
     fit_limits(&server->limits);
     server->http2 = options->http2;
     server->cert_file = copy_or_null(options->cert_file);
+    server->client_ca_file = options->client_ca_file != NULL && options->client_ca_file[0] != '\0'
+                                 ? copy_or_null(options->client_ca_file)
+                                 : NULL;
     server->key_file = copy_or_null(options->key_file);
     server->loop_start = options->loop_start;
     server->loop_end = options->loop_end;
@@ -676,7 +679,7 @@ static enum base_code load_tls(struct gw_server *server, struct base_err *err)
     if (server->cert_file == NULL || server->key_file == NULL)
         return base_fail(err, BASE_INVALID, 0, "a TLS listener needs a certificate file and a key file");
     return gw_tls_load(&server->tls, &server->cert_not_after, server->cert_file, server->key_file,
-                       server->http2, err);
+                       server->client_ca_file, server->http2, err);
 }
 
 /* Signals belong to the main thread; SIGPIPE of a write to a gone client then stays pending on the loop,
@@ -740,7 +743,8 @@ enum base_code gw_server_reload_tls(struct gw_server *server, struct base_err *e
 
     if (server->tls == NULL)
         return base_fail(err, BASE_INVALID, 0, "no listener uses TLS");
-    rc = gw_tls_load(&fresh, &not_after, server->cert_file, server->key_file, server->http2, err);
+    rc = gw_tls_load(&fresh, &not_after, server->cert_file, server->key_file,
+                     server->client_ca_file, server->http2, err);
     if (rc != BASE_OK)
         return rc;
     pthread_mutex_lock(&server->tls_lock);
@@ -802,6 +806,7 @@ void gw_server_free(struct gw_server *server)
     free(server->loops);
     free(server->listeners);
     free(server->cert_file);
+    free(server->client_ca_file);
     free(server->key_file);
     free(server);
 }

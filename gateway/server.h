@@ -63,6 +63,9 @@ struct gw_server_options {
     unsigned n_threads;               /* 0: the number of cores */
     bool http2;                       /* offered by ALPN */
     const char *cert_file, *key_file; /* PEM; the key's mode is checked */
+    /* PEM: clients may bring a certificate of these authorities (gw_http_client_cert); one that does not hold ends the handshake. No
+     * session is resumed then, so that every connection proves its certificate. NULL or "": none is asked for. */
+    const char *client_ca_file;
     struct gw_server_limits limits;
     const struct gw_listener_options *listeners;
     unsigned n_listeners;
@@ -109,6 +112,8 @@ const char *gw_http_header(const struct gw_http *http, const char *name, size_t 
 unsigned gw_http_header_count(const struct gw_http *http, const char *name);
 const char *gw_http_body(const struct gw_http *http, size_t *ret_len);
 const char *gw_http_peer(const struct gw_http *http);    /* numeric address without port */
+/* True when the connection proved a client certificate: SHA-256 of its DER. */
+bool gw_http_client_cert(const struct gw_http *http, unsigned char sha256[32]);
 uint64_t gw_http_arrived_us(const struct gw_http *http); /* base_mono_us at its complete arrival */
 
 /* ---- the response ---- */

@@ -578,6 +578,14 @@ const char *gw_http_peer(const struct gw_http *http)
     return http->conn->peer;
 }
 
+bool gw_http_client_cert(const struct gw_http *http, unsigned char sha256[32])
+{
+    if (http->conn == NULL || !http->conn->has_cert)
+        return false;
+    memcpy(sha256, http->conn->cert_sha256, sizeof(http->conn->cert_sha256));
+    return true;
+}
+
 uint64_t gw_http_arrived_us(const struct gw_http *http)
 {
     return http->arrived_us;

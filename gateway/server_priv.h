@@ -57,7 +57,7 @@ struct gw_server {
     struct gw_listener *listeners;
     struct gw_server_limits limits;
     bool http2;
-    char *cert_file, *key_file;
+    char *cert_file, *key_file, *client_ca_file;
     void (*loop_start)(struct gw_loop *loop, void *user);
     void (*loop_end)(struct gw_loop *loop, void *user);
     void *user;
@@ -154,6 +154,8 @@ struct gw_conn {
     char peer[GW_PEER_MAX];
     uint64_t since_ms; /* accepted, or (HTTP/1.1) last seen busy */
     bool cut;
+    bool has_cert; /* the client proved a certificate */
+    unsigned char cert_sha256[32];
 
     /* HTTP/1.1 after a refusal (server.c) */
     int linger_fd; /* -1: none */
@@ -273,7 +275,9 @@ bool gw_guard_stop_body(h2o_req_t *req);
 
 /* ---- server_tls.c ---- */
 
+/* client_ca_file: NULL: clients are not asked for a certificate. */
 enum base_code gw_tls_load(SSL_CTX **ret_ctx, int64_t *ret_not_after, const char *cert_file,
-                           const char *key_file, bool http2, struct base_err *err);
+                           const char *key_file, const char *client_ca_file, bool http2,
+                           struct base_err *err);
 
 #endif

@@ -4,9 +4,14 @@
  * request would be a second request); session tickets with keys that live as long as the SSL_CTX, so that a
  * reload makes old tickets useless. A client that offers ALPN without a protocol of ours is refused (RFC
  * 7301, section 3.2), against cross-protocol tricks.
+ *
+ * Client certificates are optional: who brings one must prove it, by a chain to client_ca_file alone, for the
+ * purpose of a client. There are no tickets then: a resumed session would bring an identity that was checked
+ * at another time, under another file.
  */
 #include "gateway/server_priv.h"
 
+#include "base/check.h"
 #include "base/clock.h"
 #include "base/secret.h"
 
@@ -14,11 +19,13 @@
 #include <openssl/pem.h>
 #include <openssl/ssl.h>
 #include <openssl/x509.h>
+#include <openssl/x509v3.h>
 
 #define TLS12_CIPHERS                                                                          \
     "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:ECDHE-ECDSA-CHACHA20-POLY1305:" \
     "ECDHE-RSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256"
-#define SESSION_CONTEXT "gatehouse"
+#define SESSION_CONTEXT  "gatehouse"
+#define CLIENT_CHAIN_MAX 4
 
 static const unsigned char protocols_both[] = "\x02h2\x08http/1.1";
 static const unsigned char protocols_http1[] = "\x08http/1.1";
@@ -134,8 +141,73 @@ static enum base_code configure(SSL_CTX *ctx, bool http2, struct base_err *err)
     return BASE_OK;
 }
 
+/* ---- client certificates ---- */
+
+/* OpenSSL takes a certificate without extended key usage for any purpose; here it must say "client". */
+static bool is_for_clients(X509 *cert)
+{
+    return (X509_get_extension_flags(cert) & EXFLAG_XKUSAGE) != 0 &&
+           (X509_get_extended_key_usage(cert) & XKU_SSL_CLIENT) != 0;
+}
+
+/* Called for each certificate of the chain; 0 ends the handshake. */
+static int on_verify(int ok, X509_STORE_CTX *store)
+{
+    int error = X509_STORE_CTX_get_error(store);
+
+    if (ok == 0 && (error == X509_V_ERR_CERT_HAS_EXPIRED || error == X509_V_ERR_CERT_NOT_YET_VALID))
+        return CHECK("mtls.time", false);
+    if (ok == 0 && error == X509_V_ERR_INVALID_PURPOSE)
+        return CHECK("mtls.purpose", false);
+    if (ok == 0)
+        return CHECK("mtls.chain", false);
+    if (X509_STORE_CTX_get_error_depth(store) == 0 &&
+        !CHECK("mtls.client_usage", is_for_clients(X509_STORE_CTX_get_current_cert(store)))) {
+        X509_STORE_CTX_set_error(store, X509_V_ERR_INVALID_PURPOSE);
+        return 0;
+    }
+    return 1;
+}
+
+/* The library's SSL is its own, but its BIO has the socket as data, and that knows the connection. */
+static void on_info(const SSL *ssl, int where, int ret)
+{
+    h2o_socket_t *sock;
+    struct gw_conn *conn;
+    X509 *cert;
+    unsigned len = 0;
+
+    (void)ret;
+    if ((where & SSL_CB_HANDSHAKE_DONE) == 0)
+        return;
+    sock = BIO_get_data(SSL_get_rbio(ssl));
+    conn = sock != NULL ? gw_conn_of(sock) : NULL;
+    cert = SSL_get1_peer_certificate(ssl);
+    if (conn != NULL && cert != NULL && SSL_get_verify_result(ssl) == X509_V_OK)
+        conn->has_cert = X509_digest(cert, EVP_sha256(), conn->cert_sha256, &len) == 1 && len == 32;
+    X509_free(cert);
+}
+
+static enum base_code ask_clients(SSL_CTX *ctx, const char *ca_file, struct base_err *err)
+{
+    STACK_OF(X509_NAME) *names = SSL_load_client_CA_file(ca_file);
+
+    if (names == NULL || SSL_CTX_load_verify_file(ctx, ca_file) != 1) {
+        sk_X509_NAME_pop_free(names, X509_NAME_free);
+        return base_fail(err, BASE_INVALID, 0, "client_ca_file %s: no certificates in PEM form (%s)", ca_file,
+                         tls_reason());
+    }
+    SSL_CTX_set_client_CA_list(ctx, names);
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, on_verify);
+    SSL_CTX_set_verify_depth(ctx, CLIENT_CHAIN_MAX);
+    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
+    SSL_CTX_set_num_tickets(ctx, 0);
+    SSL_CTX_set_info_callback(ctx, on_info);
+    return BASE_OK;
+}
+
 enum base_code gw_tls_load(SSL_CTX **ret_ctx, int64_t *ret_not_after, const char *cert_file,
-                           const char *key_file, bool http2, struct base_err *err)
+                           const char *key_file, const char *client_ca_file, bool http2, struct base_err *err)
 {
     SSL_CTX *ctx;
     int64_t not_after = 0;
@@ -156,6 +228,8 @@ enum base_code gw_tls_load(SSL_CTX **ret_ctx, int64_t *ret_not_after, const char
     if (rc == BASE_OK && SSL_CTX_check_private_key(ctx) != 1)
         rc = base_fail(err, BASE_INVALID, 0, "TLS key %s does not belong to certificate %s (%s)", key_file,
                        cert_file, tls_reason());
+    if (rc == BASE_OK && client_ca_file != NULL)
+        rc = ask_clients(ctx, client_ca_file, err);
     if (rc != BASE_OK) {
         SSL_CTX_free(ctx);
         return rc;
