@@ -52,6 +52,8 @@ static const struct row rows[GW_API_COUNT] = {
     [GW_API_CSRF_FAILED] =
         {403, "csrf_failed", "permission_error",
          "The request did not come from the gateway's own page. Reload the page and try again."},
+    [GW_API_ADMIN_REQUIRED] = {403, "admin_required", "permission_error",
+                               "Only an administrator may do this: the role \"admin\" is needed."},
     [GW_API_IDENTITY_UNAVAILABLE] = {503, "identity_unavailable", "server_error",
                                      "Your identity cannot be checked right now. Try again in a moment."},
     [GW_API_RATE_LIMIT_REQUESTS] = {429, "rate_limit_exceeded", "requests",

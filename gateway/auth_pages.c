@@ -24,6 +24,7 @@
 #include "base/str.h"
 #include "gateway/form.h"
 #include "gateway/page.h"
+#include "gateway/session_pages.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -496,5 +497,5 @@ bool gw_auth_handle(struct gw_auth *auth, struct gw_http *http)
             send_method_not_allowed(http, routes[i].allow);
         return true;
     }
-    return false;
+    return gw_session_pages_handle(auth, http);
 }

@@ -253,7 +253,8 @@ static void test_session__who_am_i(void)
     gate_sign_in(gate, cookie, csrf);
     answer = with_cookie("GET", "/auth/session", cookie, "");
     CHECK_INT(answer.status, 200);
-    CHECK(says(&answer, "{\"subject\":\"ada\",\"name\":\"\",\"email\":\"\",\"provider\":\"\",\"roles\":[\"admin\"],\"csrf_token\":\""));
+    CHECK(says(&answer, "{\"subject\":\"ada\",\"name\":\"\",\"email\":\"\",\"provider\":\"\",\"roles\":["
+                        "\"admin\"],\"csrf_token\":\""));
     CHECK(says(&answer, "\"expires_at\":\"20"));
     CHECK_STR(gate_header(&answer, "cache-control"), "no-store");
     CHECK(strstr(answer.text, cookie) == NULL); /* HttpOnly would be pointless */
@@ -343,6 +344,174 @@ static void test_logout__ends_it_everywhere(void)
     CHECK_STR(gate_events(gate), "");
 }
 
+/* ---- lists of sessions ---- */
+
+/* A session of another person, with roles of its own. */
+static void sign_in_as(const char *subject, const char *role, char cookie[80], char csrf[64], char id[20])
+{
+    char token[80], sql[256], out[4096], line[128];
+    struct gate_answer answer;
+    const char *at;
+
+    snprintf(line, sizeof(line), "admin-link --url " GATE_ORIGIN " --subject %s", subject);
+    CHECK_INT(gate_command(gate, line, out), 0);
+    at = strstr(out, "token=");
+    CHECK(at != NULL);
+    snprintf(token, sizeof(token), "%.64s", at != NULL ? at + 6 : "");
+    snprintf(sql, sizeof(sql),
+             "UPDATE identity.sign_in_links SET roles = '{%s}' WHERE subject = '%s' AND used_at IS NULL",
+             role, subject);
+    gate_sql(gate, sql);
+    answer = use_link(OURS FORM, token);
+    CHECK_INT(answer.status, 303);
+    snprintf(cookie, 80, "%.64s", gate_header(&answer, "set-cookie") + 17);
+    answer = with_cookie("GET", "/auth/session", cookie, "");
+    at = strstr(answer.text, "\"csrf_token\":\"");
+    snprintf(csrf, 64, "%.43s", at != NULL ? at + 14 : "");
+    answer = with_cookie("GET", "/auth/sessions", cookie, "");
+    CHECK_INT(answer.status, 200);
+    at = strstr(answer.text, "\"current\":true");
+    CHECK(at != NULL);
+    while (at != NULL && at > answer.text && strncmp(at, "{\"id\":\"", 7) != 0)
+        at--;
+    snprintf(id, 20, "%.16s", at != NULL ? at + 7 : "");
+    CHECK_INT((int)strlen(id), 16);
+}
+
+static struct gate_answer delete_session(const char *path, const char *id, const char *cookie,
+                                         const char *csrf)
+{
+    char full[128], headers[256];
+
+    snprintf(full, sizeof(full), "%s/%s", path, id);
+    snprintf(headers, sizeof(headers), OURS "x-csrf-token: %s\r\n", csrf);
+    return with_cookie("DELETE", full, cookie, headers);
+}
+
+static int count_text(const char *text, const char *part)
+{
+    int n = 0;
+
+    for (; (text = strstr(text, part)) != NULL; text += strlen(part))
+        n++;
+    return n;
+}
+
+static void test_sessions__ones_own_are_listed_and_ended(void)
+{
+    char one[80], one_csrf[64], one_id[20], two[80], two_csrf[64], two_id[20], eve[80], eve_csrf[64],
+        eve_id[20];
+    struct gate_answer answer;
+
+    sign_in_as("bob", "employee", one, one_csrf, one_id);
+    sign_in_as("bob", "employee", two, two_csrf, two_id);
+    sign_in_as("eve", "admin", eve, eve_csrf, eve_id);
+    answer = with_cookie("GET", "/auth/sessions?subject=eve", one, "");
+    CHECK_INT(answer.status, 200);
+    CHECK_STR(gate_header(&answer, "cache-control"), "no-store");
+    CHECK_INT(count_text(answer.text, "\"id\":"), 2);
+    CHECK_INT(count_text(answer.text, "\"current\":true"), 1);
+    CHECK(says(&answer, one_id) && says(&answer, two_id) && says(&answer, "\"from\":\"127.0.0.1\""));
+    CHECK(strstr(answer.text, eve_id) == NULL && strstr(answer.text, one) == NULL);
+
+    gate_events(gate);
+    CHECK_INT(delete_session("/auth/sessions", eve_id, one, one_csrf).status,
+              404); /* not one's own, as if there were none */
+    CHECK_INT(delete_session("/auth/sessions", "0123456789abcdef", one, one_csrf).status, 404);
+    CHECK_INT(delete_session("/auth/sessions", two_id, one, two_csrf).status,
+              403); /* another session's token */
+    CHECK_STR(gate_events(gate), "");
+    CHECK_INT(with_cookie("GET", "/whoami", two, "").status, 200);
+    CHECK_INT(with_cookie("GET", "/whoami", eve, "").status, 200);
+
+    answer = delete_session("/auth/sessions", two_id, one, one_csrf);
+    CHECK_INT(answer.status, 204);
+    CHECK_STR(gate_header(&answer, "set-cookie"), "");
+    CHECK_STR(gate_events(gate), "session.end bob;");
+    CHECK_INT(with_cookie("GET", "/whoami", two, "").status, 401);
+    CHECK_INT(delete_session("/auth/sessions", two_id, one, one_csrf).status, 404);
+    answer = with_cookie("GET", "/auth/sessions", one, "");
+    CHECK_INT(count_text(answer.text, "\"id\":"), 1);
+    answer = delete_session("/auth/sessions", one_id, one, one_csrf); /* this one */
+    CHECK_INT(answer.status, 204);
+    CHECK_STR(gate_header(&answer, "set-cookie"),
+              "__Host-gatehouse=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0");
+    CHECK_INT(with_cookie("GET", "/auth/sessions", one, "").status, 401);
+}
+
+static void test_sessions__cross_site_ends_nothing(void)
+{
+    static const char *const bad[] = {
+        "",
+        OURS,
+        "origin: https://evil.example\r\nx-csrf-token: %s\r\n",
+        "x-csrf-token: %s\r\n",
+        OURS "sec-fetch-site: cross-site\r\nx-csrf-token: %s\r\n",
+    };
+    char cookie[80], csrf[64], id[20], path[64], headers[256];
+    const char *const paths[] = {"/auth/sessions", "/auth/admin/sessions"};
+
+    sign_in_as("bob", "admin", cookie, csrf, id);
+    for (size_t i = 0; i < 2 * BASE_ARRAY_LEN(bad); i++) {
+        snprintf(path, sizeof(path), "%s/%s", paths[i % 2], id);
+        snprintf(headers, sizeof(headers), bad[i / 2], csrf);
+        CHECK_INT(with_cookie("DELETE", path, cookie, headers).status, 403);
+    }
+    CHECK_INT(with_cookie("GET", "/whoami", cookie, "").status, 200);
+    CHECK_INT(delete_session("/auth/admin/sessions", id, cookie, csrf).status, 204);
+    CHECK_INT(with_cookie("GET", "/whoami", cookie, "").status, 401);
+}
+
+static void test_sessions__administrators_see_and_end_all(void)
+{
+    char bob[80], bob_csrf[64], bob_id[20], eve[80], eve_csrf[64], eve_id[20], key[80], key_id[16],
+        headers[256];
+    struct gate_answer answer;
+
+    sign_in_as("bob", "employee", bob, bob_csrf, bob_id);
+    sign_in_as("eve", "admin", eve, eve_csrf, eve_id);
+    answer = with_cookie("GET", "/auth/admin/sessions", bob, "");
+    CHECK_INT(answer.status, 403);
+    CHECK(says(&answer, "admin_required") && strstr(answer.text, eve_id) == NULL);
+    gate_events(gate);
+    CHECK_INT(delete_session("/auth/admin/sessions", eve_id, bob, bob_csrf).status, 403);
+    CHECK_INT(with_cookie("GET", "/whoami", eve, "").status, 200);
+
+    answer = with_cookie("GET", "/auth/admin/sessions", eve, "");
+    CHECK_INT(answer.status, 200);
+    CHECK(says(&answer, bob_id) && says(&answer, eve_id) && says(&answer, "\"subject\":\"bob\""));
+    answer = with_cookie("GET", "/auth/admin/sessions?subject=bob", eve, "");
+    CHECK(says(&answer, bob_id) && strstr(answer.text, eve_id) == NULL);
+    answer = with_cookie("GET", "/auth/admin/sessions?subject=bob&issuer=gatehouse:local", eve, "");
+    CHECK(says(&answer, bob_id) && strstr(answer.text, eve_id) == NULL);
+    answer = with_cookie("GET", "/auth/admin/sessions?subject=bob&issuer=https://idp.example", eve, "");
+    CHECK(says(&answer, "{\"sessions\":[]}"));
+    CHECK_INT(with_cookie("GET", "/auth/admin/sessions?subject=bob&subject=eve", eve, "").status, 400);
+    CHECK_INT(with_cookie("GET", "/auth/admin/sessions?issuer=gatehouse:local", eve, "").status, 400);
+    answer = with_cookie("POST", "/auth/admin/sessions", eve, "");
+    CHECK_INT(answer.status, 405);
+    CHECK_STR(gate_header(&answer, "allow"), "GET");
+    answer = delete_session("/auth/admin/sessions", "../session", eve, eve_csrf);
+    CHECK(says(&answer, "ok session eve")); /* no path of these pages: the fixture's own answer */
+
+    CHECK_STR(gate_events(gate), "");
+    CHECK_INT(delete_session("/auth/admin/sessions", bob_id, eve, eve_csrf).status, 204);
+    CHECK_STR(gate_events(gate), "session.end eve;"); /* who did it */
+    CHECK_INT(with_cookie("GET", "/whoami", bob, "").status, 401);
+
+    /* a key has no sessions; an administrator's key sees them all */
+    gate_new_key(gate, "--owner robot --role admin", key, key_id);
+    gate_clear_cache(gate);
+    snprintf(headers, sizeof(headers), "authorization: Bearer %s\r\n", key);
+    CHECK_INT(gate_request(gate, "GET", "/auth/sessions", headers, "").status, 401);
+    CHECK_INT(gate_request(gate, "GET", "/auth/admin/sessions", headers, "").status, 200);
+    gate_new_key(gate, "--owner robot --role employee", key, key_id);
+    gate_clear_cache(gate);
+    snprintf(headers, sizeof(headers), "authorization: Bearer %s\r\n", key);
+    CHECK_INT(gate_request(gate, "GET", "/auth/admin/sessions", headers, "").status, 403);
+    CHECK_INT(gate_request(gate, "GET", "/auth/admin/sessions", "", "").status, 401);
+}
+
 /* ---- cross-site requests with a cookie ---- */
 
 static void test_csrf__table(void)
@@ -423,6 +592,7 @@ static void test_postgres_away__nobody_signs_in_or_out(void)
     answer = with_cookie("POST", "/auth/logout", cookie, headers);
     CHECK_INT(answer.status, 503);
     CHECK_STR(gate_header(&answer, "set-cookie"), "");
+    CHECK_INT(with_cookie("GET", "/auth/sessions", cookie, "").status, 200);
     CHECK(pgp_start(gate->pg));
     nap_ms(100);
     CHECK_INT(with_cookie("GET", "/whoami", cookie, "").status, 200);
@@ -445,6 +615,7 @@ static void test_redis_away__sessions_are_unavailable_not_open(void)
     CHECK_INT(answer.status, 503);
     CHECK(says(&answer, "refused identity_unavailable"));
     CHECK_INT(with_cookie("GET", "/auth/session", cookie, "").status, 503);
+    CHECK_INT(with_cookie("GET", "/auth/sessions", cookie, "").status, 503);
     answer = use_link(OURS FORM, token);
     CHECK_INT(answer.status, 503);
     CHECK_STR(gate_header(&answer, "set-cookie"), "");
@@ -476,6 +647,9 @@ int main(int argc, char **argv)
         CASE(test_session__idle),
         CASE(test_session__absolute_end),
         CASE(test_logout__ends_it_everywhere),
+        CASE(test_sessions__ones_own_are_listed_and_ended),
+        CASE(test_sessions__cross_site_ends_nothing),
+        CASE(test_sessions__administrators_see_and_end_all),
         CASE(test_csrf__table),
         CASE(test_csrf__keys_need_none),
         CASE(test_postgres_away__nobody_signs_in_or_out),
