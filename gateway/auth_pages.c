@@ -420,6 +420,7 @@ static void session_to_end(enum base_code rc, const struct gw_session_record *se
     }
     x->session.who = session->who;
     memcpy(x->session.provider, session->provider, sizeof(x->session.provider));
+    memcpy(x->session.sid, session->sid, sizeof(x->session.sid));
     if (session->logout_hint != NULL)
         x->session.logout_hint = base_strdup(session->logout_hint);
     gw_auth_end_session(x->auth, x->loop, x->session.who.credential_id, "logout", session_ended, x);

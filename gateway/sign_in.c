@@ -58,6 +58,7 @@ struct sign_in {
     struct base_buf request; /* to gatehouse-sso: made before the state is used, sent after */
     char token[GW_TOKEN_LEN + 1], old_token[GW_TOKEN_LEN + 1];
     struct gw_session_record session;
+    size_t n_revoked; /* of a logout request's sessions */
 };
 
 /* ---- life ---- */
@@ -634,6 +635,112 @@ static void backchannel_logout(struct sign_in *s)
     gw_sso_call(s->app->sso, s->loop, s->request.data, s->request.len, CALL_MS, on_logout_token, s);
 }
 
+/* ---- SAML single logout ---- */
+
+/* What was to be ended is ended; the browser goes back to the provider, or to our page. */
+static void slo_done(struct sign_in *s)
+{
+    char cookie[GW_SET_COOKIE_MAX];
+    const struct gw_header headers[] = {{"set-cookie", cookie},
+                                        {"location", s->reply.answer_url != NULL ? s->reply.answer_url : "/"},
+                                        {"cache-control", "no-store"},
+                                        {"referrer-policy", "no-referrer"}};
+
+    gw_cookie_render(NULL, 0, cookie);
+    if (s->http != NULL)
+        gw_http_send(s->http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
+    over(s);
+}
+
+static void revoke_next(struct sign_in *s);
+
+static void on_slo_revoked(enum base_code rc, const struct gw_session_record *none, void *user)
+{
+    struct sign_in *s = user;
+
+    (void)none;
+    if (rc != BASE_OK)
+        unavailable(s, "signin.slo", "the sessions could not be ended");
+    else
+        revoke_next(s);
+}
+
+/* One session after the other; without any named, all of the person's. */
+static void revoke_next(struct sign_in *s)
+{
+    const struct gw_sso_reply *r = &s->reply;
+
+    if (s->n_revoked < r->n_session_indexes)
+        gw_sessions_revoke(s->app->sessions, s->loop, GW_REVOKE_SID, r->issuer,
+                           r->session_indexes[s->n_revoked++], "logout at the provider", on_slo_revoked, s);
+    else if (r->n_session_indexes == 0 && s->n_revoked++ == 0)
+        gw_sessions_revoke(s->app->sessions, s->loop, GW_REVOKE_PERSON, r->issuer, r->name_id,
+                           "logout at the provider", on_slo_revoked, s);
+    else {
+        record(s, "sso.logout", s->provider->name);
+        slo_done(s);
+    }
+}
+
+static void on_slo_used(enum base_code rc, const struct gw_session_record *none, void *user)
+{
+    struct sign_in *s = user;
+
+    (void)none;
+    if (!CHECK("signin.slo_once", rc != BASE_EXISTS))
+        refuse(s, "signin.slo_once", "the logout request was brought before");
+    else if (rc != BASE_OK && rc != BASE_EXISTS)
+        unavailable(s, "signin.slo_once", "it cannot be recorded that the logout request was brought");
+    else
+        revoke_next(s);
+}
+
+static void on_slo(enum base_code rc, const char *json, size_t len, void *user)
+{
+    struct sign_in *s = user;
+    char once[GW_ISSUER_MAX + 160];
+
+    if (!take_reply(s, rc, json, len))
+        return;
+    if (s->reply.kind == NULL ||
+        strcmp(s->reply.kind, "request") != 0) { /* the provider has ended its own session, as we asked */
+        slo_done(s);
+        return;
+    }
+    if (s->reply.issuer == NULL || s->reply.name_id == NULL || s->reply.request_id == NULL) {
+        unavailable(s, "sso.call", "gatehouse-sso named nobody");
+        return;
+    }
+    gw_principal_fill(&s->session.who, s->reply.issuer, s->reply.name_id, "default", "");
+    snprintf(once, sizeof(once), "%s %s", s->reply.issuer, s->reply.request_id);
+    gw_sessions_use_once(s->app->sessions, s->loop, "saml_logout", once, s->reply.expires_at, on_slo_used, s);
+}
+
+static void slo(struct sign_in *s)
+{
+    bool post = strcmp(gw_http_method(s->http), "POST") == 0;
+    size_t len = 0;
+    const char *body = gw_http_body(s->http, &len), *query = gw_http_query(s->http);
+    const char *text = post ? body : query;
+    size_t text_len = post ? len : strlen(query);
+    char url[URL_MAX], relay[128] = "";
+    auto_free char *message = NULL;
+    auto_free char *relay_state = NULL;
+
+    if (gw_form_dup(text, text_len, "RelayState", sizeof(relay) - 1, &relay_state) == BASE_OK)
+        snprintf(relay, sizeof(relay), "%s", relay_state);
+    if (post && gw_form_dup(body, len, "SAMLRequest", RESPONSE_MAX, &message) != BASE_OK &&
+        gw_form_dup(body, len, "SAMLResponse", RESPONSE_MAX, &message) != BASE_OK) {
+        refuse(s, "signin.slo", "there is no SAMLRequest, or there are two");
+        return;
+    }
+    own_url(s, "slo", url);
+    gw_sso_encode(&s->request, "saml_logout", "provider", s->provider->name, "binding",
+                  post ? "post" : "redirect", "message", post ? message : query, "relay_state",
+                  relay[0] != '\0' ? relay : NULL, "slo_url", url, NULL);
+    call_sso(s, on_slo);
+}
+
 /* ---- metadata ---- */
 
 static void on_metadata(enum base_code rc, const char *json, size_t len, void *user)
@@ -803,13 +910,22 @@ void gw_sign_in_out_url(struct gw_loop *loop, const struct gw_session_record *se
     char back[URL_MAX];
 
     snprintf(back, sizeof(back), "%s/", app->config->public_url);
-    if (app->sso == NULL || provider == NULL || provider->kind != POL_PROVIDER_OIDC) {
+    if (app->sso == NULL || provider == NULL || session->logout_hint == NULL) {
         gw_runtime_unref(runtime);
         done("", user);
         return;
     }
-    gw_sso_encode(&request, "oidc_logout_url", "provider", provider->name, "id_token_hint",
-                  session->logout_hint, "post_logout_redirect_uri", back, NULL);
+    if (provider->kind == POL_PROVIDER_SAML) {
+        const char *nl = strchr(session->logout_hint, '\n');
+        auto_free char *name_id =
+            base_memdup0(session->logout_hint,
+                         nl != NULL ? (size_t)(nl - session->logout_hint) : strlen(session->logout_hint));
+
+        gw_sso_encode(&request, "saml_logout_start", "provider", provider->name, "name_id", name_id,
+                      "name_id_format", nl != NULL ? nl + 1 : NULL, "session_index", session->sid, NULL);
+    } else
+        gw_sso_encode(&request, "oidc_logout_url", "provider", provider->name, "id_token_hint",
+                      session->logout_hint, "post_logout_redirect_uri", back, NULL);
     gw_runtime_unref(runtime);
     out = base_alloc(sizeof(*out));
     *out = (struct out_url){done, user};
@@ -898,8 +1014,10 @@ bool gw_sign_in_handle(struct gw_app *app, struct gw_http *http)
         {POL_PROVIDER_SAML, "start", "GET", start},
         {POL_PROVIDER_SAML, "acs", "POST", acs},
         {POL_PROVIDER_SAML, "metadata", "GET", metadata},
+        {POL_PROVIDER_SAML, "slo", "GET", slo},
+        {POL_PROVIDER_SAML, "slo", "POST", slo},
     };
-    const char *path = gw_http_path(http), *method = gw_http_method(http), *what;
+    const char *path = gw_http_path(http), *method = gw_http_method(http), *allow = NULL, *what;
     enum pol_provider_kind kind;
     char name[POL_NAME_MAX];
     struct sign_in *s;
@@ -921,8 +1039,8 @@ bool gw_sign_in_handle(struct gw_app *app, struct gw_http *http)
         if (routes[i].kind != kind || strcmp(routes[i].what, what) != 0)
             continue;
         if (strcmp(method, routes[i].method) != 0) {
-            send_allow(http, routes[i].method);
-            return true;
+            allow = allow == NULL ? routes[i].method : "GET, POST";
+            continue;
         }
         s = sign_in_new(app, http, name);
         if (s->provider == NULL || s->provider->kind != kind) {
@@ -933,5 +1051,7 @@ bool gw_sign_in_handle(struct gw_app *app, struct gw_http *http)
         }
         return true;
     }
-    return false;
+    if (allow != NULL)
+        send_allow(http, allow);
+    return allow != NULL;
 }

@@ -7,6 +7,7 @@
  *   POST /auth/oidc/NAME/logout       back-channel logout
  *   GET  /auth/saml/NAME/start        to the provider
  *   POST /auth/saml/NAME/acs          back from it
+ *   GET, POST /auth/saml/NAME/slo     single logout
  *   GET  /auth/saml/NAME/metadata     ours
  *   POST /auth/refresh                asks the provider anew: new roles, new cookie
  *

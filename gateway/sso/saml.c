@@ -20,6 +20,7 @@
 #define BINDING_POST     "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-POST"
 #define RSA_SHA256       "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256"
 #define REQUEST_MAX      8192u
+#define ID_SIZE          42u /* an underscore, 40 hexadecimal digits, NUL */
 
 /* ---- metadata in ---- */
 
@@ -37,7 +38,7 @@ static const xmlNode *find_idp(const xmlNode *root)
     return NULL;
 }
 
-static char *location(const xmlNode *idp, const char *service, const char *binding)
+static char *location(const xmlNode *idp, const char *service, const char *binding, const char *attribute)
 {
     for (const xmlNode *at = idp->children; at != NULL; at = at->next) {
         char *has = saml_is(at, NS_MD, service) ? saml_attribute(at, "Binding") : NULL;
@@ -45,7 +46,7 @@ static char *location(const xmlNode *idp, const char *service, const char *bindi
 
         free(has);
         if (same)
-            return saml_attribute(at, "Location");
+            return saml_attribute(at, attribute);
     }
     return NULL;
 }
@@ -105,7 +106,9 @@ static enum base_code read_metadata(struct sso_saml *saml, const char *xml, cons
         saml_time(until, &saml->valid_until);
         free(until);
         saml->idp_entity_id = saml_attribute(entity, "entityID");
-        saml->sso_url = location(idp, "SingleSignOnService", BINDING_REDIRECT);
+        saml->sso_url = location(idp, "SingleSignOnService", BINDING_REDIRECT, "Location");
+        saml->slo_url = location(idp, "SingleLogoutService", BINDING_REDIRECT, "Location");
+        saml->slo_answer_url = location(idp, "SingleLogoutService", BINDING_REDIRECT, "ResponseLocation");
         saml->n_certificates = read_certificates(idp, pems);
         if (saml->idp_entity_id == NULL || strlen(saml->idp_entity_id) > 127)
             rc = base_fail(err, BASE_INVALID, 0,
@@ -113,6 +116,9 @@ static enum base_code read_metadata(struct sso_saml *saml, const char *xml, cons
         else if (saml->sso_url == NULL || !sso_url_ok(saml->sso_url))
             rc = base_fail(err, BASE_INVALID, 0,
                            "the metadata names no https address for sign-in by redirect");
+        else if ((saml->slo_url != NULL && !sso_url_ok(saml->slo_url)) ||
+                 (saml->slo_answer_url != NULL && !sso_url_ok(saml->slo_answer_url)))
+            rc = base_fail(err, BASE_INVALID, 0, "the metadata's logout address is no https address");
         else if (saml->n_certificates == 0)
             rc = base_fail(err, BASE_INVALID, 0, "the metadata has no signing certificate");
         else
@@ -171,6 +177,8 @@ void sso_saml_free(struct sso_provider *provider)
         return;
     free(saml->idp_entity_id);
     free(saml->sso_url);
+    free(saml->slo_url);
+    free(saml->slo_answer_url);
     saml_keys_free(saml->keys);
     free(saml);
     provider->saml = NULL;
@@ -207,15 +215,21 @@ static void append_escaped(struct base_buf *out, const char *name, const char *v
     }
 }
 
-static void build_request(const struct sso_saml *saml, const char *id, const char *acs_url,
-                          struct base_buf *out)
+static void format_now(char *out, size_t size)
 {
-    char instant[32];
     time_t now = (time_t)sso_now();
     struct tm tm;
 
     gmtime_r(&now, &tm);
-    strftime(instant, sizeof(instant), "%Y-%m-%dT%H:%M:%SZ", &tm);
+    strftime(out, size, "%Y-%m-%dT%H:%M:%SZ", &tm);
+}
+
+static void build_request(const struct sso_saml *saml, const char *id, const char *acs_url,
+                          struct base_buf *out)
+{
+    char instant[32];
+
+    format_now(instant, sizeof(instant));
     base_buf_printf(out,
                     "<samlp:AuthnRequest xmlns:samlp=\"" NS_SAMLP "\" xmlns:saml=\"" NS_SAML
                     "\" ID=\"%s\" Version=\"2.0\" IssueInstant=\"%s\" "
@@ -246,40 +260,130 @@ static char *stored_base64(const struct base_buf *xml)
     return text;
 }
 
+/* `to` with a message by redirect, signed when requests are. Owned; NULL: it could not be made. */
+static char *redirect_url(const struct sso_saml *saml, const char *to, const char *parameter,
+                          const struct base_buf *xml, const char *relay_state)
+{
+    auto_buf struct base_buf query = BASE_BUF_INIT(4 * REQUEST_MAX);
+    struct base_buf url = BASE_BUF_INIT(5 * REQUEST_MAX);
+    char *message = xml->failed ? NULL : stored_base64(xml), *signature = NULL;
+
+    if (message == NULL)
+        return NULL;
+    append_escaped(&query, parameter, message);
+    if (relay_state != NULL)
+        append_escaped(&query, "RelayState", relay_state);
+    if (saml_has_key(saml->keys)) {
+        append_escaped(&query, "SigAlg", RSA_SHA256);
+        signature = saml_sign_text(saml->keys, query.data);
+        if (signature != NULL)
+            append_escaped(&query, "Signature", signature);
+    }
+    base_buf_printf(&url, "%s%c%s", to, strchr(to, '?') != NULL ? '&' : '?', query.data);
+    free(message);
+    if (query.failed || url.failed || (saml->sign_requests && signature == NULL)) {
+        base_buf_free(&url);
+        free(signature);
+        return NULL;
+    }
+    free(signature);
+    return base_buf_take(&url);
+}
+
+static void new_id(char out[ID_SIZE])
+{
+    unsigned char random[20];
+
+    base_random(random, sizeof(random));
+    out[0] = '_'; /* an xs:ID does not begin with a digit */
+    base_hex_encode(random, sizeof(random), out + 1);
+}
+
 static void start(struct sso_ctx *ctx, const json_t *request, struct sso_reply *reply)
 {
     const struct sso_saml *saml = ctx->provider->saml;
     const char *acs_url = sso_text(request, "acs_url"), *relay = sso_text(request, "relay_state");
     auto_buf struct base_buf xml = BASE_BUF_INIT(REQUEST_MAX);
-    auto_buf struct base_buf query = BASE_BUF_INIT(4 * REQUEST_MAX);
-    unsigned char random[20];
-    char id[2 * sizeof(random) + 2] = "_", *message, *signature = NULL;
+    char id[ID_SIZE], *url;
 
     if (acs_url == NULL || relay == NULL || strlen(relay) < 22 || strlen(relay) > 80) {
         sso_fail(reply, "invalid", "request.member",
                  "acs_url or relay_state is missing, too short or too long");
         return;
     }
-    base_random(random, sizeof(random));
-    base_hex_encode(random, sizeof(random), id + 1);
+    new_id(id);
     build_request(saml, id, acs_url, &xml);
-    message = stored_base64(&xml);
-    append_escaped(&query, "SAMLRequest", message);
-    append_escaped(&query, "RelayState", relay);
-    if (saml->sign_requests) {
-        append_escaped(&query, "SigAlg", RSA_SHA256);
-        signature = saml_sign_text(saml->keys, query.data);
-        if (signature != NULL)
-            append_escaped(&query, "Signature", signature);
-    }
-    if (query.failed || xml.failed || (saml->sign_requests && signature == NULL))
+    url = redirect_url(saml, saml->sso_url, "SAMLRequest", &xml, relay);
+    if (url == NULL)
         sso_fail(reply, "internal", "saml.start", "the request could not be made");
     else
-        reply->body = json_pack("{s:s, s:o}", "request_id", id, "url",
-                                json_sprintf("%s%c%s", saml->sso_url,
-                                             strchr(saml->sso_url, '?') != NULL ? '&' : '?', query.data));
-    free(signature);
-    free(message);
+        reply->body = json_pack("{s:s, s:s}", "request_id", id, "url", url);
+    free(url);
+}
+
+/* The beginning that logout messages share. */
+static void begin_logout(const struct sso_saml *saml, const char *kind, const char *to,
+                         const char *in_response_to, struct base_buf *out)
+{
+    char id[ID_SIZE], instant[32];
+
+    new_id(id);
+    format_now(instant, sizeof(instant));
+    base_buf_printf(out,
+                    "<samlp:%s xmlns:samlp=\"" NS_SAMLP "\" xmlns:saml=\"" NS_SAML
+                    "\" ID=\"%s\" Version=\"2.0\" IssueInstant=\"%s\" Destination=\"",
+                    kind, id, instant);
+    append_xml(out, to);
+    if (in_response_to != NULL) {
+        base_buf_append_str(out, "\" InResponseTo=\"");
+        append_xml(out, in_response_to);
+    }
+    base_buf_append_str(out, "\"><saml:Issuer>");
+    append_xml(out, saml->entity_id);
+    base_buf_append_str(out, "</saml:Issuer>");
+}
+
+char *saml_logout_request(const struct sso_provider *provider, const char *name_id, const char *format,
+                          const char *session_index, const char *relay_state)
+{
+    const struct sso_saml *saml = provider->saml;
+    auto_buf struct base_buf xml = BASE_BUF_INIT(REQUEST_MAX);
+
+    if (saml->slo_url == NULL)
+        return NULL;
+    begin_logout(saml, "LogoutRequest", saml->slo_url, NULL, &xml);
+    base_buf_append_str(&xml, "<saml:NameID");
+    if (format != NULL && format[0] != '\0') {
+        base_buf_append_str(&xml, " Format=\"");
+        append_xml(&xml, format);
+        base_buf_append_char(&xml, '"');
+    }
+    base_buf_append_char(&xml, '>');
+    append_xml(&xml, name_id);
+    base_buf_append_str(&xml, "</saml:NameID>");
+    if (session_index != NULL && session_index[0] != '\0') {
+        base_buf_append_str(&xml, "<samlp:SessionIndex>");
+        append_xml(&xml, session_index);
+        base_buf_append_str(&xml, "</samlp:SessionIndex>");
+    }
+    base_buf_append_str(&xml, "</samlp:LogoutRequest>");
+    return redirect_url(saml, saml->slo_url, "SAMLRequest", &xml, relay_state);
+}
+
+char *saml_logout_answer(const struct sso_provider *provider, const char *in_response_to,
+                         const char *relay_state)
+{
+    const struct sso_saml *saml = provider->saml;
+    const char *to = saml->slo_answer_url != NULL ? saml->slo_answer_url : saml->slo_url;
+    auto_buf struct base_buf xml = BASE_BUF_INIT(REQUEST_MAX);
+
+    if (to == NULL)
+        return NULL;
+    begin_logout(saml, "LogoutResponse", to, in_response_to, &xml);
+    base_buf_append_str(&xml, "<samlp:Status><samlp:StatusCode "
+                              "Value=\"urn:oasis:names:tc:SAML:2.0:status:Success\"/></samlp:Status>"
+                              "</samlp:LogoutResponse>");
+    return redirect_url(saml, to, "SAMLResponse", &xml, relay_state);
 }
 
 /* ---- metadata out ---- */
@@ -301,7 +405,8 @@ static void append_certificate(struct base_buf *out, const char *use, const char
 static void metadata(struct sso_ctx *ctx, const json_t *request, struct sso_reply *reply)
 {
     const struct sso_saml *saml = ctx->provider->saml;
-    const char *acs_url = sso_text(request, "acs_url"), *pem = sso_text(ctx->provider->config, "cert_pem");
+    const char *acs_url = sso_text(request, "acs_url"), *slo_url = sso_text(request, "slo_url"),
+               *pem = sso_text(ctx->provider->config, "cert_pem");
     auto_buf struct base_buf xml = BASE_BUF_INIT(65536);
 
     if (acs_url == NULL) {
@@ -319,6 +424,12 @@ static void metadata(struct sso_ctx *ctx, const json_t *request, struct sso_repl
     if (pem != NULL) {
         append_certificate(&xml, "signing", pem);
         append_certificate(&xml, "encryption", pem);
+    }
+    for (unsigned i = 0; slo_url != NULL && i < 2; i++) {
+        base_buf_printf(&xml, "<md:SingleLogoutService Binding=\"%s\" Location=\"",
+                        i == 0 ? BINDING_REDIRECT : BINDING_POST);
+        append_xml(&xml, slo_url);
+        base_buf_append_str(&xml, "\"/>\n");
     }
     base_buf_append_str(&xml,
                         "<md:AssertionConsumerService index=\"0\" isDefault=\"true\" Binding=\"" BINDING_POST
@@ -362,6 +473,10 @@ static void check(struct sso_ctx *ctx, struct sso_reply *reply)
                 "want_signed is %s: status and destination of a response are then checked, but not signed; "
                 "have the provider sign the response, too",
                 saml->want_signed));
+    if (saml->slo_url == NULL)
+        add_finding(
+            list, "warn",
+            json_string("the provider has no single logout: signing out here leaves its own session open"));
     if (!saml->sign_requests)
         add_finding(list, "warn", json_string("requests are not signed: set sign_requests and a key"));
     if (!saml_has_key(saml->keys))
@@ -379,6 +494,10 @@ void sso_saml_handle(struct sso_ctx *ctx, const char *op, const json_t *request,
         start(ctx, request, reply);
     else if (strcmp(op, "saml_finish") == 0)
         saml_finish(ctx, request, reply);
+    else if (strcmp(op, "saml_logout") == 0)
+        saml_logout(ctx, request, reply);
+    else if (strcmp(op, "saml_logout_start") == 0)
+        saml_logout_start(ctx, request, reply);
     else if (strcmp(op, "saml_metadata") == 0)
         metadata(ctx, request, reply);
     else if (strcmp(op, "check") == 0)

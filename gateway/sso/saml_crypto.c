@@ -22,6 +22,7 @@
 
 struct saml_keys {
     xmlSecKeyPtr provider[SAML_KEYS_MAX];
+    EVP_PKEY *public_keys[SAML_KEYS_MAX]; /* the same */
     unsigned n;
     xmlSecKeyPtr own; /* NULL: none */
     EVP_PKEY *signing;
@@ -49,19 +50,21 @@ static xmlSecKeyPtr load(const char *pem, size_t len, xmlSecKeyDataFormat format
     return xmlSecOpenSSLAppKeyLoadMemory((const xmlSecByte *)pem, (xmlSecSize)len, format, NULL, NULL, NULL);
 }
 
-/* RSA of 2048 bits or more, or an elliptic curve. */
-static bool strong(const char *pem)
+/* RSA of 2048 bits or more, or an elliptic curve; NULL: neither. */
+static EVP_PKEY *public_key(const char *pem)
 {
     BIO *in = BIO_new_mem_buf(pem, -1);
     X509 *certificate = PEM_read_bio_X509(in, NULL, NULL, NULL);
     EVP_PKEY *key = certificate != NULL ? X509_get_pubkey(certificate) : NULL;
-    bool good = key != NULL && (EVP_PKEY_base_id(key) == EVP_PKEY_EC ||
-                                (EVP_PKEY_base_id(key) == EVP_PKEY_RSA && EVP_PKEY_bits(key) >= 2048));
 
-    EVP_PKEY_free(key);
+    if (key != NULL && EVP_PKEY_base_id(key) != EVP_PKEY_EC &&
+        (EVP_PKEY_base_id(key) != EVP_PKEY_RSA || EVP_PKEY_bits(key) < 2048)) {
+        EVP_PKEY_free(key);
+        key = NULL;
+    }
     X509_free(certificate);
     BIO_free(in);
-    return good;
+    return key;
 }
 
 enum base_code saml_keys_new(struct saml_keys **ret_keys, const char *const *certificates, size_t n,
@@ -71,13 +74,14 @@ enum base_code saml_keys_new(struct saml_keys **ret_keys, const char *const *cer
     enum base_code rc = BASE_OK;
 
     for (size_t i = 0; i < n && rc == BASE_OK; i++) {
-        if (!strong(certificates[i]))
+        keys->public_keys[keys->n] = public_key(certificates[i]);
+        keys->provider[keys->n] = load(certificates[i], strlen(certificates[i]), xmlSecKeyDataFormatCertPem);
+        if (keys->public_keys[keys->n] == NULL)
             rc = base_fail(
                 err, BASE_INVALID, 0,
                 "certificate %zu of the metadata cannot be read, or its key is shorter than 2048 bits",
                 i + 1);
-        else if ((keys->provider[keys->n] =
-                      load(certificates[i], strlen(certificates[i]), xmlSecKeyDataFormatCertPem)) == NULL)
+        else if (keys->provider[keys->n] == NULL)
             rc = base_fail(err, BASE_INVALID, 0, "certificate %zu of the metadata cannot be used", i + 1);
         else
             keys->n++;
@@ -103,8 +107,11 @@ void saml_keys_free(struct saml_keys *keys)
 {
     if (keys == NULL)
         return;
-    for (unsigned i = 0; i < keys->n; i++)
-        xmlSecKeyDestroy(keys->provider[i]);
+    for (unsigned i = 0; i < SAML_KEYS_MAX; i++) {
+        if (keys->provider[i] != NULL)
+            xmlSecKeyDestroy(keys->provider[i]);
+        EVP_PKEY_free(keys->public_keys[i]);
+    }
     if (keys->own != NULL)
         xmlSecKeyDestroy(keys->own);
     EVP_PKEY_free(keys->signing);
@@ -175,6 +182,34 @@ char *saml_sign_text(struct saml_keys *keys, const char *text)
         coded = saml_base64_encode(signature, n);
     EVP_MD_CTX_free(ctx);
     return coded;
+}
+
+bool saml_verify_text(struct saml_keys *keys, const char *algorithm, const char *text,
+                      const unsigned char *signature, size_t n)
+{
+    static const struct {
+        const char *uri, *hash;
+        int kind;
+    } known[] = {{"http://www.w3.org/2001/04/xmldsig-more#rsa-sha256", "SHA256", EVP_PKEY_RSA},
+                 {"http://www.w3.org/2001/04/xmldsig-more#rsa-sha384", "SHA384", EVP_PKEY_RSA},
+                 {"http://www.w3.org/2001/04/xmldsig-more#rsa-sha512", "SHA512", EVP_PKEY_RSA}};
+    const EVP_MD *hash = NULL;
+    bool good = false;
+    int kind = 0;
+
+    for (size_t i = 0; i < BASE_ARRAY_LEN(known); i++)
+        if (strcmp(known[i].uri, algorithm) == 0) {
+            hash = EVP_get_digestbyname(known[i].hash);
+            kind = known[i].kind;
+        }
+    for (unsigned i = 0; i < keys->n && hash != NULL && !good; i++) {
+        EVP_MD_CTX *ctx = EVP_PKEY_base_id(keys->public_keys[i]) == kind ? EVP_MD_CTX_new() : NULL;
+
+        good = ctx != NULL && EVP_DigestVerifyInit(ctx, NULL, hash, NULL, keys->public_keys[i]) == 1 &&
+               EVP_DigestVerify(ctx, signature, n, (const unsigned char *)text, strlen(text)) == 1;
+        EVP_MD_CTX_free(ctx);
+    }
+    return good;
 }
 
 /* ---- encryption ---- */

@@ -29,7 +29,8 @@ struct sso_saml {
     const char *entity_id, *want_signed, *subject_claim, *name_claim, *email_claim;
     const json_t *claims;
     bool sign_requests, want_encrypted;
-    char *idp_entity_id, *sso_url;
+    char *idp_entity_id, *sso_url, *slo_url,
+        *slo_answer_url; /* slo: by redirect; NULL: the provider has none */
     int64_t valid_until; /* of the metadata; 0: not said */
     unsigned n_certificates;
     struct saml_keys *keys;
@@ -53,6 +54,8 @@ char *saml_attribute(const xmlNode *node, const char *name);
 bool saml_time(const char *text, int64_t *ret_time);
 /* One Response with one (encrypted) assertion; IDs unique; signatures where they belong and of the form that is allowed. */
 bool saml_check_structure(xmlNode *root, struct sso_reply *reply);
+/* A logout message by POST: its own signature is there, alone, and of the form that is allowed. */
+bool saml_check_own_signature(xmlNode *root, struct sso_reply *reply);
 
 /* ---- saml_crypto.c ---- */
 
@@ -68,6 +71,23 @@ char *saml_sign_text(struct saml_keys *keys, const char *text);
 bool saml_has_key(const struct saml_keys *keys);
 enum base_code saml_base64_decode(const char *text, size_t len, unsigned char **ret_bytes, size_t *ret_n);
 char *saml_base64_encode(const void *bytes, size_t n); /* owned */
+
+/* An RSA or ECDSA signature over text by one of the provider's keys; algorithm is one of those allowed for XML. */
+bool saml_verify_text(struct saml_keys *keys, const char *algorithm, const char *text,
+                      const unsigned char *signature, size_t n);
+
+/* ---- saml.c ---- */
+
+/* Addresses with a message of ours by redirect, signed when requests are; owned; NULL: the provider has no such service. */
+char *saml_logout_request(const struct sso_provider *provider, const char *name_id, const char *format,
+                          const char *session_index, const char *relay_state);
+char *saml_logout_answer(const struct sso_provider *provider, const char *in_response_to,
+                         const char *relay_state);
+
+/* ---- saml_logout.c ---- */
+
+void saml_logout(struct sso_ctx *ctx, const json_t *request, struct sso_reply *reply);
+void saml_logout_start(struct sso_ctx *ctx, const json_t *request, struct sso_reply *reply);
 
 /* ---- saml_response.c ---- */
 

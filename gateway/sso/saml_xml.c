@@ -362,3 +362,13 @@ bool saml_check_structure(xmlNode *root, struct sso_reply *reply)
     return (own == NULL || check_signature(own, root, reply)) &&
            (inner == NULL || check_signature(inner, assertion, reply));
 }
+
+bool saml_check_own_signature(xmlNode *root, struct sso_reply *reply)
+{
+    const xmlNode *own = saml_child(root, NS_DS, "Signature");
+
+    if (!CHECK("saml.logout_signed",
+               own != NULL && saml_count_all(root, NS_DS, "Signature") == 1 && ids_unique(root)))
+        return sso_refuse(reply, "saml.logout_signed", "the logout message is not signed, or more than once");
+    return own != NULL && check_signature(own, root, reply);
+}
