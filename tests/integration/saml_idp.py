@@ -102,7 +102,7 @@ class SimpleSaml:
     def start(self):
         self.write_config()
         log = open(self.dir / "php.log", "ab")
-        self.process = subprocess.Popen(["php", "-d", "error_reporting=0", "-d", "display_errors=0", "-d", f"session.save_path={self.dir}/sessions",
+        self.process = subprocess.Popen(["php", "-d", "opcache.enable=0", "-d", "error_reporting=0", "-d", "display_errors=0", "-d", f"session.save_path={self.dir}/sessions",
                                          "-S", f"127.0.0.1:{self.port}", "-t", str(self.dir / "root")], stdin=subprocess.DEVNULL, stdout=log,
                                         stderr=log, env=dict(os.environ, SIMPLESAMLPHP_CONFIG_DIR=str(self.dir / "config")))
         log.close()
