@@ -56,6 +56,15 @@ void base_hmac_sha256(const void *key, size_t key_len, const void *data, size_t 
          len == BASE_SHA256_BYTES);
 }
 
+void base_hmac_sha1(const void *key, size_t key_len, const void *data, size_t n,
+                    unsigned char out[BASE_SHA1_BYTES])
+{
+    unsigned len = 0;
+
+    must(key_len <= INT_MAX && HMAC(EVP_sha1(), key, (int)key_len, data, n, out, &len) != NULL &&
+         len == BASE_SHA1_BYTES);
+}
+
 void base_gcm_seal(const unsigned char key[BASE_GCM_KEY_BYTES],
                    const unsigned char nonce[BASE_GCM_NONCE_BYTES], const void *aad, size_t aad_len,
                    const void *in, size_t n, void *out, unsigned char tag[BASE_GCM_TAG_BYTES])

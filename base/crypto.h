@@ -28,6 +28,11 @@ void base_sha256_finish(struct base_sha256 *sha, unsigned char out[BASE_SHA256_B
 void base_hmac_sha256(const void *key, size_t key_len, const void *data, size_t n,
                       unsigned char out[BASE_SHA256_BYTES]);
 
+/* For RFC 6238 alone, whose authenticator apps know nothing else; SHA-1's collisions do not touch HMAC. */
+#define BASE_SHA1_BYTES 20u
+void base_hmac_sha1(const void *key, size_t key_len, const void *data, size_t n,
+                    unsigned char out[BASE_SHA1_BYTES]);
+
 /* AES-256-GCM (NIST SP 800-38D). out: n bytes; in and out may be the same. A nonce is used once per key. */
 void base_gcm_seal(const unsigned char key[BASE_GCM_KEY_BYTES],
                    const unsigned char nonce[BASE_GCM_NONCE_BYTES], const void *aad, size_t aad_len,

@@ -30,7 +30,8 @@ struct gw_loop_state { /* touched by its loop thread alone, but for the atomics 
     atomic_uint calls_in_flight, streams_open;
 };
 
-struct gw_sso; /* sso_client.h */
+struct gw_sso;   /* sso_client.h */
+struct gw_local; /* local_admin.h */
 
 struct gw_app {
     const struct gw_config *config;
@@ -41,6 +42,7 @@ struct gw_app {
     struct gw_live *live;
     struct gw_sso *sso; /* NULL: the policy named no provider at start */
     struct gw_auth *auth;
+    struct gw_local *local;
     struct base_workers *workers;
     struct gw_server *server;
     atomic_bool serving; /* `server` is set: the loops may answer before gw_server_start has returned */

@@ -8,6 +8,7 @@
 #include "base/str.h"
 #include "gateway/identity_sql.h"
 #include "gateway/session.h"
+#include "policy/policy.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -20,25 +21,34 @@
 
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-static const char key_help[] = "Usage: gatehouse key create --owner NAME --role ROLE [--role ROLE]... "
-                               "[--label TEXT] [--expires 90d|12h|YYYY-MM-DD] [--json]\n"
-                               "       gatehouse key list [--json]\n"
-                               "       gatehouse key revoke KEY_ID [--json]\n"
-                               "\n"
-                               "API keys for applications. `create` prints the key once: it is stored only "
-                               "as a keyed hash and cannot be shown again.\n"
-                               "\n"
-                               "  --owner NAME    the application or person that answers for the key's use; "
-                               "stands in every audit record\n"
-                               "  --role ROLE     a role of the policy; may be given up to 16 times. The "
-                               "role \"admin\" opens the admin pages\n"
-                               "  --label TEXT    a note for people\n"
-                               "  --expires WHEN  after so many days (90d) or hours (12h), or at the start "
-                               "of a day, UTC (2027-01-31). Default: never\n"
-                               "  --json          machine-readable output\n"
-                               "\n"
-                               "A revoked key is refused by every gateway within a second while the database "
-                               "is reachable, and stays revoked.\n";
+static const char key_help[] =
+    "Usage: gatehouse key create --owner NAME --role ROLE [--role ROLE]... [--label TEXT] "
+    "[--expires 90d|12h|YYYY-MM-DD] [--json]\n"
+    "       gatehouse key create --issuer ISSUER --subject SUBJECT --role ROLE...\n"
+    "       gatehouse key create --service NAME ...\n"
+    "       gatehouse key list [--json]\n"
+    "       gatehouse key revoke KEY_ID [--json]\n"
+    "\n"
+    "API keys for applications. `create` prints the key once: it is stored only "
+    "as a keyed hash and cannot be shown again.\n"
+    "\n"
+    "  --owner NAME    the application or person that answers for the key's use; "
+    "stands in every audit record\n"
+    "  --issuer ISSUER --subject SUBJECT\n"
+    "                  the key of a person, by the names that single sign-on gives "
+    "them; it dies with the person's access\n"
+    "  --service NAME  the key of a service account of the policy: it has the roles "
+    "that the policy gives the account\n"
+    "                  at each use, and none when the account is gone\n"
+    "  --role ROLE     a role of the policy; may be given up to 16 times. The "
+    "role \"admin\" opens the admin pages\n"
+    "  --label TEXT    a note for people\n"
+    "  --expires WHEN  after so many days (90d) or hours (12h), or at the start "
+    "of a day, UTC (2027-01-31). Default: never\n"
+    "  --json          machine-readable output\n"
+    "\n"
+    "A revoked key is refused by every gateway within a second while the database "
+    "is reachable, and stays revoked.\n";
 
 static const char link_help[] =
     "Usage: gatehouse admin-link [--url ORIGIN] [--subject NAME] [--json]\n"
@@ -51,7 +61,7 @@ static const char link_help[] =
 
 /* What a command line asked for. */
 struct arguments {
-    const char *owner, *label, *expires, *url, *subject, *key_id;
+    const char *owner, *label, *expires, *url, *subject, *issuer, *service, *key_id;
     char roles[GW_ROLES_TEXT_MAX];
     unsigned n_roles;
     bool json;
@@ -129,10 +139,8 @@ static const char **option_slot(struct arguments *args, const char *name)
 {
     const struct {
         const char *name, **slot;
-    } table[] = {{"--owner", &args->owner},
-                 {"--label", &args->label},
-                 {"--expires", &args->expires},
-                 {"--url", &args->url},
+    } table[] = {{"--owner", &args->owner},    {"--label", &args->label},   {"--expires", &args->expires},
+                 {"--url", &args->url},        {"--issuer", &args->issuer}, {"--service", &args->service},
                  {"--subject", &args->subject}};
 
     for (size_t i = 0; i < BASE_ARRAY_LEN(table); i++)
@@ -394,11 +402,20 @@ static int check_create(struct run *run, int64_t *ret_expires_s)
     const struct arguments *args = &run->args;
 
     *ret_expires_s = 0;
-    if (args->key_id != NULL || args->url != NULL || args->subject != NULL)
+    if (args->key_id != NULL || args->url != NULL)
         return usage(run, "unknown argument for `key create`", args->key_id);
-    if (args->owner == NULL || !text_ok(args->owner, GW_SUBJECT_MAX - 1))
-        return usage(run, "--owner is needed: 1 to 255 bytes without control characters", NULL);
-    if (args->n_roles == 0)
+    if ((args->owner != NULL) + (args->subject != NULL) + (args->service != NULL) != 1 ||
+        (args->subject != NULL) != (args->issuer != NULL))
+        return usage(run, "one of --owner, --issuer with --subject, or --service is needed", NULL);
+    if (args->owner != NULL && !text_ok(args->owner, GW_SUBJECT_MAX - 1))
+        return usage(run, "--owner has 1 to 255 bytes without control characters", NULL);
+    if (args->subject != NULL &&
+        (!text_ok(args->subject, GW_SUBJECT_MAX - 1) || !text_ok(args->issuer, GW_ISSUER_MAX - 1) ||
+         strncmp(args->issuer, "gatehouse:", 10) == 0))
+        return usage(run, "--issuer and --subject name a person as the identity provider does", NULL);
+    if (args->service != NULL && args->n_roles > 0)
+        return usage(run, "a service account has its roles from the policy: leave --role out", NULL);
+    if (args->service == NULL && args->n_roles == 0)
         return usage(run, "--role is needed: a key without roles may do nothing", NULL);
     if (args->label != NULL && !text_ok(args->label, GW_LABEL_MAX))
         return usage(run, "--label has 1 to 128 bytes without control characters", NULL);
@@ -407,26 +424,72 @@ static int check_create(struct run *run, int64_t *ret_expires_s)
     return EXIT_DONE;
 }
 
+/* The account must stand in the policy; its roles are taken from there at each use, and stored for the list alone. */
+static int find_service(struct run *run)
+{
+    struct pol_snapshot *policy = NULL;
+    struct base_err err = {0};
+    int status = EXIT_FAILED;
+
+    if (run->options->policy_file == NULL ||
+        pol_load_file(&policy, run->options->policy_file, &err) != BASE_OK) {
+        fprintf(run->err, "gatehouse: the policy cannot be read: %s\n", err.detail);
+        return EXIT_FAILED;
+    }
+    for (size_t i = 0; i < pol_n_service_accounts(policy); i++) {
+        const struct pol_service_account *account = pol_service_account_at(policy, i);
+
+        if (strcmp(account->name, run->args.service) != 0)
+            continue;
+        status = EXIT_DONE;
+        for (size_t r = 0; r < account->n_roles && status == EXIT_DONE; r++)
+            status = add_role(run, account->roles[r]);
+    }
+    if (status == EXIT_FAILED)
+        fprintf(run->err, "gatehouse: the policy names no service account %s (identity.service_accounts)\n",
+                run->args.service);
+    pol_unref(policy);
+    return status;
+}
+
+/* Whose the key is; subject has room for GW_SUBJECT_MAX. */
+static int find_owner(struct run *run, struct gw_key_new *row, char *subject)
+{
+    const struct arguments *args = &run->args;
+
+    row->issuer = args->issuer != NULL ? args->issuer : "gatehouse:keys";
+    snprintf(subject, GW_SUBJECT_MAX, "%s", args->owner != NULL ? args->owner : args->subject);
+    row->subject = subject;
+    if (args->service == NULL)
+        return EXIT_DONE;
+    row->issuer = GW_SERVICE_ISSUER;
+    snprintf(subject, GW_SUBJECT_MAX, GW_SERVICE_PREFIX "%s", args->service);
+    return find_service(run);
+}
+
 static int key_create(struct run *run)
 {
     auto_secret struct base_secret *pepper = NULL;
     auto_pg struct base_pg *pg = base_pg_new(run->options->dsn, TIMEOUT_MS);
     unsigned char hash[BASE_SHA256_BYTES];
     char key[GW_APIKEY_LEN + 1], id[GW_APIKEY_ID_LEN + 1];
-    struct gw_key_new row = {.issuer = "gatehouse:keys", .tenant = "default"};
+    char subject[GW_SUBJECT_MAX] = "";
+    struct gw_key_new row = {.tenant = "default"};
     struct base_err err = {0};
     bool revoked;
     int status = check_create(run, &row.expires_at_s);
 
     if (status == EXIT_DONE)
+        status = find_owner(run, &row, subject);
+    if (status == EXIT_DONE)
         status = read_pepper(run, &pepper);
     if (status != EXIT_DONE)
         return status;
+    run->args.owner = subject; /* as it is shown */
     gw_apikey_create(key, id);
     gw_apikey_hash(pepper, key, hash);
     row.key_id = id;
     row.hash = hash;
-    row.subject = run->args.owner;
     row.roles = run->args.roles;
     row.label = run->args.label != NULL ? run->args.label : "";
     if (gw_sql_key_create(pg, &row, &err) != BASE_OK)
@@ -560,7 +623,8 @@ int gw_cli_admin_link_main(int argc, char **argv, const struct gw_cli_identity_o
     status = parse_arguments(&run, argc > 1 ? argc - 1 : 0, argv + 1);
     if (status != EXIT_DONE)
         return status;
-    if (run.args.key_id != NULL || run.args.owner != NULL || run.args.n_roles > 0 || run.args.label != NULL ||
+    if (run.args.key_id != NULL || run.args.owner != NULL || run.args.issuer != NULL ||
+        run.args.service != NULL || run.args.n_roles > 0 || run.args.label != NULL ||
         run.args.expires != NULL)
         return usage(&run, "unknown argument for `admin-link`", run.args.key_id);
     if (run.args.url == NULL)

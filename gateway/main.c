@@ -4,6 +4,7 @@
 #include "base/secret.h"
 #include "engine/engine.h"
 #include "gateway/cli_key.h"
+#include "gateway/cli_local_admin.h"
 #include "gateway/cli_sso.h"
 #include "gateway/config.h"
 #include "gateway/serve.h"
@@ -27,6 +28,7 @@ static void usage(FILE *to)
           "  key              create, list and revoke API keys\n"
           "  sso              check identity providers, explain why a token is refused\n"
           "  admin-link       make a one-time sign-in link for an administrator\n"
+          "  local-admin      make, list and disable administrators for when the identity provider is away\n"
           "  audit            list, show and verify what was recorded\n"
           "  model            look at a model file, chat with it, time it\n"
           "  migrate          bring the database up to date\n"
@@ -151,7 +153,10 @@ static int command_identity(int argc, char **argv, const struct gw_config *confi
         options.dsn = config->store_dsn;
         options.pepper_file = config->pepper_file;
         options.public_url = config->public_url;
+        options.policy_file = config->policy_file;
     }
+    if (strcmp(argv[0], "local-admin") == 0)
+        return gw_cli_local_admin_main(argc, argv, &options);
     return strcmp(argv[0], "key") == 0 ? gw_cli_key_main(argc, argv, &options)
                                        : gw_cli_admin_link_main(argc, argv, &options);
 }
@@ -169,7 +174,8 @@ static int configured(int argc, char **argv, const struct gw_config *config)
 {
     struct aud_cli_options audit = {0};
 
-    if (strcmp(argv[0], "key") == 0 || strcmp(argv[0], "admin-link") == 0)
+    if (strcmp(argv[0], "key") == 0 || strcmp(argv[0], "admin-link") == 0 ||
+        strcmp(argv[0], "local-admin") == 0)
         return command_identity(argc, argv, config);
     if (strcmp(argv[0], "audit") == 0) {
         if (config != NULL)
@@ -191,7 +197,7 @@ static int configured(int argc, char **argv, const struct gw_config *config)
 static int run(int argc, char **argv, const char *config_file)
 {
     static const char *const with_config[] = {"serve",      "migrate", "audit", "key",
-                                              "admin-link", "policy",  "sso"};
+                                              "admin-link", "policy",  "sso",   "local-admin"};
     struct gw_config *config = NULL;
     struct base_err err = {0};
     size_t i = 0;

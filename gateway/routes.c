@@ -2,7 +2,7 @@
  *
  *   POST /v1/chat/completions    call.c
  *   GET  /v1/models[/ID]         here: what the caller may use
- *   any  /auth/...               auth_pages.c, sign_in.c
+ *   any  /auth/...               auth_pages.c, local_admin.c, sign_in.c
  *   GET  / and /assets/...       the chat page (assets.h)
  */
 #include "gateway/app.h"
@@ -13,6 +13,7 @@
 #include "gateway/api_error.h"
 #include "gateway/assets.h"
 #include "gateway/call.h"
+#include "gateway/local_admin.h"
 #include "gateway/sign_in.h"
 
 #include <stdio.h>
@@ -207,7 +208,8 @@ void gw_routes_handle(struct gw_http *http, void *user)
         else
             send_allow(http, "GET");
     } else if (strncmp(path, "/auth/", 6) == 0) {
-        if (!gw_auth_handle(app->auth, http) && !gw_sign_in_handle(app, http))
+        if (!gw_auth_handle(app->auth, http) && !gw_local_handle(app->local, http) &&
+            !gw_sign_in_handle(app, http))
             send_code(http, GW_API_NOT_FOUND);
     } else if (get || strcmp(method, "HEAD") == 0) {
         if (!send_asset(http, path))

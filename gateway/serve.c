@@ -12,6 +12,7 @@
 #include "base/secret.h"
 #include "gateway/app.h"
 #include "gateway/codec_sso.h"
+#include "gateway/local_admin.h"
 #include "gateway/metrics.h"
 #include "gateway/sign_in.h"
 #include "gateway/sso_client.h"
@@ -319,6 +320,7 @@ static int start(struct process *process)
         return fail("the policy cannot be loaded", &err);
     if (configure_sso(app, gw_runtime_policy(app->runtime), &err) != BASE_OK)
         return fail("single sign-on cannot be configured", &err);
+    app->local = gw_local_new(app->auth);
     app->workers =
         base_workers_new(&(struct base_workers_options){.n_threads = N_WORKERS, .queue_max = WORKER_QUEUE});
     if (open_server(process, &err) != BASE_OK)
@@ -388,6 +390,7 @@ static void stop(struct process *process)
     if (app->server != NULL)
         gw_server_drain(app->server, (unsigned)app->config->drain_timeout_ms);
     base_workers_free(app->workers);
+    gw_local_stop(app->local);
     gw_store_free(app->store);
     gw_sso_free(app->sso);
     if (app->runtime != NULL)
@@ -397,6 +400,7 @@ static void stop(struct process *process)
         NULL; /* gw_server_free still runs what came too late for the loops: calls that were cut, to be freed */
     gw_auth_free(app->auth);
     gw_server_free(app->server);
+    gw_local_free(app->local);
     gw_live_free(app->live);
     gw_sessions_free(app->sessions);
     gw_revocations_free(app->revocations);
