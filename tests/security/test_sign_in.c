@@ -4,7 +4,9 @@
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/str.h"
 #include "gateway/session.h"
+#include "gateway/tags.h"
 
 #include <pthread.h>
 #include <time.h>
@@ -512,6 +514,39 @@ static void test_sessions__administrators_see_and_end_all(void)
     CHECK_INT(gate_request(gate, "GET", "/auth/admin/sessions", "", "").status, 401);
 }
 
+/* Writes a session into the index of another person, which is not sealed. */
+static void index_session(const char *issuer, const char *subject, const char *id, const char *cookie)
+{
+    unsigned char hash[BASE_SHA256_BYTES];
+    char key[64], hex[2 * BASE_SHA256_BYTES + 1];
+    const char *const argv[] = {"HSET", key, id, hex};
+
+    snprintf(key, sizeof(key), "gh:person:%016llx",
+             (unsigned long long)gw_tag(gate->pepper, GW_TAG_PERSON, issuer, subject, NULL));
+    gw_token_hash(gate->pepper, GW_TOKEN_SESSION, cookie, hash);
+    base_hex_encode(hash, sizeof(hash), hex);
+    CHECK(rdp_command(gate->redis, argv, BASE_ARRAY_LEN(argv)) != NULL);
+}
+
+static void test_sessions__a_tampered_index_gives_nobody_elses(void)
+{
+    char bob[80], bob_csrf[64], bob_id[20], eve[80], eve_csrf[64], eve_id[20];
+    struct gate_answer answer;
+
+    sign_in_as("bob", "employee", bob, bob_csrf, bob_id);
+    sign_in_as("eve", "admin", eve, eve_csrf, eve_id);
+    index_session("gatehouse:local", "bob", eve_id, eve);
+    answer = with_cookie("GET", "/auth/sessions", bob, "");
+    CHECK(says(&answer, bob_id) && strstr(answer.text, eve_id) == NULL);
+    CHECK_INT(delete_session("/auth/sessions", eve_id, bob, bob_csrf).status, 404);
+    CHECK_INT(with_cookie("GET", "/whoami", eve, "").status, 200);
+    index_session("https://idp.example", "bob", bob_id,
+                  bob); /* the same name at another provider is somebody else */
+    answer = with_cookie("GET", "/auth/admin/sessions?subject=bob&issuer=https://idp.example", eve, "");
+    CHECK_INT(answer.status, 200);
+    CHECK(says(&answer, "{\"sessions\":[]}"));
+}
+
 /* ---- cross-site requests with a cookie ---- */
 
 static void test_csrf__table(void)
@@ -631,6 +666,29 @@ static void test_redis_away__sessions_are_unavailable_not_open(void)
     CHECK_INT(answer.status, 303); /* was not used up */
 }
 
+/* For tests/mutations.py: which case notices that a check is gone. */
+static const struct {
+    const char *check, *name;
+} checks[] = {
+    {"sessions.admin", "test_sessions__administrators_see_and_end_all"},
+    {"sessions.is_session", "test_sessions__administrators_see_and_end_all"},
+    {"sessions.own", "test_sessions__ones_own_are_listed_and_ended"},
+    {"sessions.subject", "test_sessions__a_tampered_index_gives_nobody_elses"},
+    {"sessions.issuer", "test_sessions__a_tampered_index_gives_nobody_elses"},
+};
+
+/* --list, or the case for the check that is switched off; NULL: all cases. */
+static const char *case_of_check(const char *check)
+{
+    for (size_t i = 0; i < BASE_ARRAY_LEN(checks); i++) {
+        if (check == NULL)
+            printf("%s %s\n", checks[i].check, checks[i].name);
+        else if (strcmp(checks[i].check, check) == 0)
+            return checks[i].name;
+    }
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
     static const struct tap_case cases[] = {
@@ -650,15 +708,23 @@ int main(int argc, char **argv)
         CASE(test_sessions__ones_own_are_listed_and_ended),
         CASE(test_sessions__cross_site_ends_nothing),
         CASE(test_sessions__administrators_see_and_end_all),
+        CASE(test_sessions__a_tampered_index_gives_nobody_elses),
         CASE(test_csrf__table),
         CASE(test_csrf__keys_need_none),
         CASE(test_postgres_away__nobody_signs_in_or_out),
         CASE(test_redis_away__sessions_are_unavailable_not_open),
     };
+    const char *off = getenv("GH_CHECK_OFF"), *only = off != NULL ? case_of_check(off) : NULL;
+    char *one_case[] = {argv[0], (char *)only, NULL};
     int status;
 
+    if (argc > 1 && strcmp(argv[1], "--list") == 0) {
+        case_of_check(NULL);
+        return 0;
+    }
     gate = gate_new();
-    status = tap_main(cases, BASE_ARRAY_LEN(cases), argc, argv);
+    status = only != NULL ? tap_main(cases, BASE_ARRAY_LEN(cases), 2, one_case)
+                          : tap_main(cases, BASE_ARRAY_LEN(cases), argc, argv);
     gate_free(gate);
     return status;
 }
