@@ -408,9 +408,10 @@ static void on_assertion_used(enum base_code rc, const struct gw_session_record 
     struct sign_in *s = user;
 
     (void)none;
-    if (!CHECK("signin.assertion_once", rc != BASE_EXISTS))
+    /* behind signin.once and saml.in_response_to, which would have to fail first: for the assertion that a provider gave twice */
+    if (rc == BASE_EXISTS)
         refuse(s, "signin.assertion_once", "the assertion was brought before");
-    else if (rc != BASE_OK && rc != BASE_EXISTS)
+    else if (rc != BASE_OK)
         unavailable(s, "signin.assertion_once", "it cannot be recorded that the assertion was brought");
     else
         begin_session(s);
@@ -687,9 +688,9 @@ static void on_slo_used(enum base_code rc, const struct gw_session_record *none,
     struct sign_in *s = user;
 
     (void)none;
-    if (!CHECK("signin.slo_once", rc != BASE_EXISTS))
+    if (rc == BASE_EXISTS)
         refuse(s, "signin.slo_once", "the logout request was brought before");
-    else if (rc != BASE_OK && rc != BASE_EXISTS)
+    else if (rc != BASE_OK)
         unavailable(s, "signin.slo_once", "it cannot be recorded that the logout request was brought");
     else
         revoke_next(s);
