@@ -7,6 +7,10 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "gateway/apikey.h"
+#include "gateway/cli_local_admin.h"
+#include "gateway/local_admin.h"
+#include "gateway/sso_client.h"
+#include "policy/policy.h"
 #include "gateway/server.h"
 #include "gateway/session.h"
 #include "gateway/session_seal.h"
@@ -100,7 +104,7 @@ static void handle(struct gw_http *http, void *user)
     struct gw_auth_pending *pending;
     struct visit *visit;
 
-    if (gw_auth_handle(gate->auth, http))
+    if (gw_auth_handle(gate->auth, http) || gw_local_handle(gate->local, http))
         return;
     visit = base_zalloc(sizeof(*visit));
     visit->http = http;
@@ -163,14 +167,55 @@ static void loop_end(struct gw_loop *loop, void *user)
     gw_sessions_loop_end(gate->sessions, loop);
 }
 
+/* ---- policy ---- */
+
+static pthread_mutex_t policy_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static struct pol_snapshot *policy_now(uint64_t *ret_generation, void *user)
+{
+    struct gate *gate = user;
+    struct pol_snapshot *policy;
+
+    pthread_mutex_lock(&policy_lock);
+    policy = gate->policy != NULL ? pol_ref(gate->policy) : NULL;
+    *ret_generation = gate->policy_generation;
+    pthread_mutex_unlock(&policy_lock);
+    return policy;
+}
+
+void gate_set_policy(struct gate *gate, const char *text)
+{
+    struct pol_snapshot *fresh = NULL, *old;
+    struct base_err err = {0};
+
+    must(pol_load(&fresh, "policy", text, strlen(text), &err) == BASE_OK, "policy", &err);
+    pthread_mutex_lock(&policy_lock);
+    old = gate->policy;
+    gate->policy = fresh;
+    gate->policy_generation++;
+    pthread_mutex_unlock(&policy_lock);
+    pol_unref(old);
+}
+
 struct gate *gate_new(void)
 {
+    return gate_new_tls(NULL, NULL, NULL);
+}
+
+struct gate *gate_new_tls(const char *cert_file, const char *key_file, const char *client_ca_file)
+{
     struct gate *gate = base_zalloc(sizeof(*gate));
-    const struct gw_listener_options listener = {.address = "127.0.0.1", .handler = handle, .user = gate};
+    const struct gw_listener_options listeners[] = {
+        {.address = "127.0.0.1", .handler = handle, .user = gate},
+        {.address = "127.0.0.1", .handler = handle, .user = gate, .tls = true}};
     const struct gw_server_options server = {.n_threads = 2,
                                              .limits = GW_SERVER_LIMITS_DEFAULT,
-                                             .listeners = &listener,
-                                             .n_listeners = 1,
+                                             .http2 = true,
+                                             .cert_file = cert_file,
+                                             .key_file = key_file,
+                                             .client_ca_file = client_ca_file,
+                                             .listeners = listeners,
+                                             .n_listeners = cert_file != NULL ? 2 : 1,
                                              .loop_start = loop_start,
                                              .loop_end = loop_end,
                                              .user = gate};
@@ -178,7 +223,10 @@ struct gate *gate_new(void)
                                    .session_idle_s = GATE_IDLE_S,
                                    .session_absolute_s = GATE_ABSOLUTE_S,
                                    .record = record_auth,
-                                   .record_user = gate};
+                                   .record_user = gate,
+                                   .policy = policy_now,
+                                   .policy_user = gate,
+                                   .sso = &gate->sso};
     struct base_err err = {0};
 
     signal(SIGPIPE, SIG_IGN);
@@ -203,6 +251,7 @@ struct gate *gate_new(void)
     auth.sessions = gate->sessions;
     auth.key_pepper = gate->pepper;
     must(gw_auth_new(&gate->auth, &auth, &err) == BASE_OK, "auth", &err);
+    gate->local = gw_local_new(gate->auth);
     must(gw_server_start(&gate->server, &server, &err) == BASE_OK, "server", &err);
     return gate;
 }
@@ -210,9 +259,13 @@ struct gate *gate_new(void)
 void gate_free(struct gate *gate)
 {
     gw_server_drain(gate->server, 2000);
+    gw_local_stop(gate->local);
     gw_store_free(gate->store);
+    gw_sso_free(gate->sso);
     gw_server_free(gate->server);
+    gw_local_free(gate->local);
     gw_auth_free(gate->auth);
+    pol_unref(gate->policy);
     gw_sessions_free(gate->sessions);
     gw_revocations_free(gate->revocations);
     rdp_free(gate->redis);
@@ -356,6 +409,7 @@ int gate_command(struct gate *gate, const char *line, char out[4096])
     FILE *stream = fmemopen(out, 4096, "w");
     const struct gw_cli_identity_options options = {.dsn = gate_dsn(gate),
                                                     .pepper_file = gate->pepper_file,
+                                                    .policy_file = gate->policy_file,
                                                     .out = stream,
                                                     .err = stream,
                                                     .record = record_command,
@@ -367,8 +421,11 @@ int gate_command(struct gate *gate, const char *line, char out[4096])
         words[argc++] = word;
     words[argc] = NULL;
     memset(out, 0, 4096);
-    status = strcmp(words[0], "key") == 0 ? gw_cli_key_main(argc, words, &options)
-                                          : gw_cli_admin_link_main(argc, words, &options);
+    if (strcmp(words[0], "local-admin") == 0)
+        status = gw_cli_local_admin_main(argc, words, &options);
+    else
+        status = strcmp(words[0], "key") == 0 ? gw_cli_key_main(argc, words, &options)
+                                              : gw_cli_admin_link_main(argc, words, &options);
     fclose(stream);
     return status;
 }

@@ -1,5 +1,5 @@
 /* A private gate for a test: Postgres with the migrations, the identity store, auth, and a plain HTTP server on loopback in front:
- *     /auth/...   gw_auth_handle
+ *     /auth/...   gw_auth_handle, gw_local_handle
  *     /whoami     gw_auth_identify: "ok METHOD SUBJECT ROLE,ROLE CREDENTIAL" or "refused CODE"
  *
  * Who:  tests; gate_request from any thread, the rest from one.
@@ -33,11 +33,20 @@ struct gate {
     struct gw_sessions *sessions;
     struct gw_auth *auth;
     struct gw_server *server;
+    struct gw_sso *sso; /* a test's own; ended by gate_free */
+    struct gw_local *local;
+    struct pol_snapshot *policy; /* gate_set_policy */
+    const char *policy_file; /* of commands; NULL: none */
+    uint64_t policy_generation;
     atomic_bool refuse_records; /* the audit says no; read by the loops */
 };
 
 /* Ends the process with "Bail out!" when something cannot be started. */
 struct gate *gate_new(void);
+/* With a TLS listener, too (gw_server_port 1), that asks for client certificates. */
+struct gate *gate_new_tls(const char *cert_file, const char *key_file, const char *client_ca_file);
+/* The policy of identity, as text; without it there is none: no access tokens, no service accounts, no local administrators. */
+void gate_set_policy(struct gate *gate, const char *text);
 void gate_free(struct gate *gate);
 
 const char *gate_dsn(struct gate *gate);                  /* role gatehouse_store */
