@@ -320,7 +320,7 @@ case("session fixation", "new session", fixation)
 
 
 def restart(off):
-    gw.stop_gateway()
+    gw.end("gateway")
     gw.env["GH_CHECK_OFF"] = off
     if not off:
         gw.env.pop("GH_CHECK_OFF")
