@@ -89,7 +89,8 @@ void gw_auth_forget(struct gw_auth_pending *pending); /* NULL is allowed */
  *   GET  /auth/link?token=...   a small page with a button (a mail scanner that fetches the link must not use it up)
  *   POST /auth/link             uses the link: sets the session cookie, 303 to /
  *   GET  /auth/session          who am I: {"subject":..., "roles":[...], "csrf_token":..., "expires_at":...} or 401
- *   POST /auth/logout           ends the session: 204
+ *   POST /auth/logout           ends the session: 204, or 200 {"url":...}: on to the provider's sign-out
+ *   /auth/sessions, /auth/admin/sessions   session_pages.h
  *   GET  /auth/page.css         of the link page
  * True when the path was one of these and has been answered. */
 bool gw_auth_handle(struct gw_auth *auth, struct gw_http *http);

@@ -140,6 +140,22 @@ def test_cut__signing_in_anew_ends_the_stream_of_the_old_session(gw):
 
 
 @case
+def test_cut__ended_from_a_list(gw):
+    for path in ("/auth/sessions", "/auth/admin/sessions"):  # one's own, the administrator's view
+        browser, other = signed_in(gw), signed_in(gw)
+        mine = [s["id"] for s in browser.api("GET", "/auth/sessions").json()["sessions"] if s["current"]]
+        equal(len(mine), 1)
+        check(mine[0] in [s["id"] for s in other.api("GET", path).json()["sessions"]], "it is listed")
+        connection, answer = open_stream(gw, browser)
+        since = time.monotonic()
+        equal(other.api("DELETE", f"{path}/{mine[0]}").status, 204)
+        was_cut(gw, answer, since, "session_ended")
+        connection.close()
+        check(other.who() is not None, "who ended it goes on")
+        equal(other.api("POST", "/auth/logout").status, 204)
+
+
+@case
 def test_cut__before_the_first_text(gw):
     """A call that waits for its provider has sent nothing yet: it is an ordinary 401."""
     browser = signed_in(gw)
