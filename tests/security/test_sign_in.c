@@ -61,9 +61,9 @@ static void test_link__page_leaks_nothing_and_uses_nothing(void)
         CHECK_INT(answer.status, 200);
     }
     CHECK_STR(gate_header(&answer, "content-type"), "text/html; charset=utf-8");
-    CHECK_STR(
-        gate_header(&answer, "content-security-policy"),
-        "default-src 'none'; form-action 'self'; style-src 'self'; img-src 'self'; frame-ancestors 'none'; base-uri 'none'");
+    CHECK_STR(gate_header(&answer, "content-security-policy"),
+              "default-src 'none'; form-action 'self'; style-src 'self'; img-src 'self'; frame-ancestors "
+              "'none'; base-uri 'none'");
     CHECK_STR(gate_header(&answer, "referrer-policy"), "no-referrer");
     CHECK_STR(gate_header(&answer, "cache-control"), "no-store");
     CHECK_STR(gate_header(&answer, "set-cookie"), "");
