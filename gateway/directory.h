@@ -16,13 +16,21 @@
 #define GW_DIRECTORY_KEY_MAX 256u
 
 struct gw_directory;
+struct base_pg;
+
+struct gw_directory *gw_directory_new(void); /* knows nobody until it is refreshed; keys are userNames */
+void gw_directory_free(struct gw_directory *directory); /* NULL is allowed */
+/* Which of a user's names is the key from now on. */
+void gw_directory_use_external_id(struct gw_directory *directory, bool external_id);
+/* Loads everything anew when the version in the database is another. By the store's watcher alone. */
+enum base_code gw_directory_refresh(struct gw_directory *directory, struct base_pg *pg, struct base_err *err);
 
 enum gw_person_state {
     GW_PERSON_UNKNOWN = 0, /* never provisioned */
     GW_PERSON_DEACTIVATED, /* active: false, or deleted after it was provisioned */
     GW_PERSON_ACTIVE
 };
-/* groups: calls each for every group's display name and external id of an active person; may be NULL. */
+/* groups: calls each for every group's display name and external id of an active person; may be NULL. The texts live for the call. */
 enum gw_person_state gw_directory_find(struct gw_directory *directory, const char *key,
                                        void (*each)(const char *group, void *user), void *user);
 /* Changes with every snapshot. */

@@ -120,6 +120,8 @@ static enum base_code refresh(struct gw_store *store, bool always, struct base_e
     unsigned n_bad = 0;
     enum base_code rc = load_revocations(store, err);
 
+    if (rc == BASE_OK && store->options.directory != NULL)
+        rc = gw_directory_refresh(store->options.directory, store->pg, err);
     if (rc == BASE_OK)
         rc = gw_sql_key_version(store->pg, &version, err);
     if (rc == BASE_OK && (always || version != store->version)) {

@@ -15,6 +15,7 @@
 #ifndef GATEWAY_STORE_H
 #define GATEWAY_STORE_H
 
+#include "gateway/directory.h"
 #include "gateway/identity_sql.h"
 #include "gateway/keyset.h"
 #include "gateway/loop.h"
@@ -25,6 +26,7 @@ struct gw_store_options {
     const char *
         dsn; /* role gatehouse_store; a direct connection: LISTEN does not work through a transaction pooler */
     struct gw_revocations *revocations; /* fed; NULL: none (commands, tests of keys) */
+    struct gw_directory *directory;     /* likewise */
     unsigned n_workers;         /* connections for gw_store_run; 0: 2 */
     unsigned queue_max;         /* waiting calls, past it BASE_FULL; 0: 1024 */
     unsigned timeout_ms;        /* per query; 0: 2000 */
