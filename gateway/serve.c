@@ -185,11 +185,15 @@ static void on_revocation(const struct gw_revocation *revocation, void *user)
 /* gw_auth_options.policy */
 static struct pol_snapshot *policy_now(uint64_t *ret_generation, void *user)
 {
-    struct gw_runtime *runtime = gw_app_runtime(user);
-    struct pol_snapshot *policy = pol_ref(gw_runtime_policy(runtime));
+    struct gw_app *app = user;
+    struct pol_snapshot *policy = NULL; /* the process ends: what comes back late finds none */
 
-    *ret_generation = (uint64_t)gw_runtime_loaded_us(runtime);
-    gw_runtime_unref(runtime);
+    pthread_mutex_lock(&app->runtime_lock);
+    if (app->runtime != NULL) {
+        policy = pol_ref(gw_runtime_policy(app->runtime));
+        *ret_generation = (uint64_t)gw_runtime_loaded_us(app->runtime);
+    }
+    pthread_mutex_unlock(&app->runtime_lock);
     return policy;
 }
 
@@ -398,9 +402,9 @@ static void stop(struct process *process)
     aud_close(app->audit, AUDIT_SHIP_MS);
     app->audit =
         NULL; /* gw_server_free still runs what came too late for the loops: calls that were cut, to be freed */
-    gw_auth_free(app->auth);
     gw_server_free(app->server);
     gw_local_free(app->local);
+    gw_auth_free(app->auth);
     gw_live_free(app->live);
     gw_sessions_free(app->sessions);
     gw_revocations_free(app->revocations);

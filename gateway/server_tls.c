@@ -154,15 +154,14 @@ static bool is_for_clients(X509 *cert)
 static int on_verify(int ok, X509_STORE_CTX *store)
 {
     int error = X509_STORE_CTX_get_error(store);
+    bool leaf = X509_STORE_CTX_get_error_depth(store) == 0;
 
     if (ok == 0 && (error == X509_V_ERR_CERT_HAS_EXPIRED || error == X509_V_ERR_CERT_NOT_YET_VALID))
         return CHECK("mtls.time", false);
-    if (ok == 0 && error == X509_V_ERR_INVALID_PURPOSE)
-        return CHECK("mtls.purpose", false);
-    if (ok == 0)
+    if (ok == 0 && error != X509_V_ERR_INVALID_PURPOSE)
         return CHECK("mtls.chain", false);
-    if (X509_STORE_CTX_get_error_depth(store) == 0 &&
-        !CHECK("mtls.client_usage", is_for_clients(X509_STORE_CTX_get_current_cert(store)))) {
+    if (!CHECK("mtls.client_usage",
+               ok == 1 && (!leaf || is_for_clients(X509_STORE_CTX_get_current_cert(store))))) {
         X509_STORE_CTX_set_error(store, X509_V_ERR_INVALID_PURPOSE);
         return 0;
     }

@@ -69,5 +69,9 @@ int main(int argc, char **argv)
                                             CASE(test_check__once), CASE(test_check__no_code),
                                             CASE(test_base32__rfc4648)};
 
+    if (argc > 1 && strcmp(argv[1], "--list") == 0) {
+        puts("local.code_once test_check__once");
+        return 0;
+    }
     return tap_main(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);
 }
