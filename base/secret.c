@@ -137,5 +137,7 @@ size_t base_secret_len(const struct base_secret *secret)
 
 void base_wipe(void *p, size_t n)
 {
+    if (n == 0)
+        return;
     explicit_bzero(p, n);
 }

@@ -326,11 +326,14 @@ void gw_store_run(struct gw_store *store, struct gw_loop *loop, gw_store_work_fn
                   gw_store_done_fn *done, void *arg)
 {
     struct job *job = base_zalloc(sizeof(*job));
+    enum base_code rc;
 
     *job = (struct job){.loop = loop, .work = work, .done = done, .arg = arg};
-    job->rc = base_workers_submit(store->workers, job_run, job);
-    if (job->rc != BASE_OK)
-        job_finish(job);
+    rc = base_workers_submit(store->workers, job_run, job);
+    if (rc == BASE_OK)
+        return; /* the job is the worker's by now, and may be gone */
+    job->rc = rc;
+    job_finish(job);
 }
 
 /* ---- life ---- */

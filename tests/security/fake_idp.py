@@ -93,6 +93,9 @@ class FakeIdp:
             daemon_threads = True
             request_queue_size = 128
 
+            def handle_error(self, request, client_address):
+                pass  # a client that went away is no news
+
         self.server = Server(("127.0.0.1", 0), Handler)
         self.port = self.server.server_port
         self.issuer = f"http://127.0.0.1:{self.port}"
