@@ -38,9 +38,9 @@ void sso_saml_init(void)
 {
     xmlInitParser();
     xmlSecInit();
-    xmlSecErrorsSetCallback(drop_errors);
     xmlSecOpenSSLAppInit(NULL);
     xmlSecOpenSSLInit();
+    xmlSecErrorsSetCallback(drop_errors); /* last: the calls above set their own */
 }
 
 /* ---- keys ---- */

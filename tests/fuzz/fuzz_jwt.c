@@ -50,6 +50,8 @@ static void check_all(const struct jwt *jwt, const struct sso_provider *provider
         json_decref(identity);
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct sso_process *process;

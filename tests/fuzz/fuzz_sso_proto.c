@@ -37,6 +37,8 @@ static void take(const struct sso_frame *frame)
     json_decref(request);
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct base_buf in = BASE_BUF_INIT(2 * SSO_FRAME_MAX);
