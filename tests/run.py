@@ -16,6 +16,7 @@ import time
 
 LINE = re.compile(r"^(not ok|ok)\b(?:\s+\d+)?\s*-?\s*(.*?)(?:\s+#\s*(SKIP|TODO)\b\s*(.*))?$", re.I)
 PLAN = re.compile(r"^1\.\.(\d+)")
+TWINS = re.compile(r"^# (\d+) of (\d+) refused, (\d+) of (\d+) twins accepted", re.M)  # tests/security/cases.py
 # Not detect_stack_use_after_return: gcc 12 gives 64-byte vectors of its fake stack 32-byte alignment, and AVX-512 code dies (seen here).
 SANITIZERS = {
     "ASAN_OPTIONS": "abort_on_error=0:strict_string_checks=1:allocator_may_return_null=1",
@@ -91,13 +92,15 @@ def main():
     if supp.exists():
         environment.setdefault("TSAN_OPTIONS", f"suppressions={supp}:halt_on_error=0:exitcode=66")
     total = [0, 0, 0]
-    red, all_skips = [], []
+    red, all_skips, twins = [], [], [0, 0, 0, 0]
     for suite, test in tests:
         print(f"{suite:9} {test['name']:34}", end="", flush=True)
         passed, failures, skips, seconds, text = run_one(test, build, environment)
         (logs / f"{test['name']}.log").write_text(text)
         print(f"{passed:5} passed{f', {len(failures)} FAILED' if failures else ''}{f', {len(skips)} skipped' if skips else ''}"
               f"  {seconds:.1f} s", flush=True)
+        for found in TWINS.findall(text):
+            twins = [a + int(b) for a, b in zip(twins, found)]
         total[0] += passed
         total[1] += len(failures)
         total[2] += len(skips)
@@ -118,6 +121,8 @@ def main():
     if not tests:
         print("no such test")
         total[1] += 1
+    if twins[1]:
+        print(f"\nAttacks in the catalogues: {twins[0]} of {twins[1]} refused, {twins[2]} of {twins[3]} valid twins accepted")
     print(f"\n{total[0]} passed, {total[1]} failed, {total[2]} skipped")
     return 1 if total[1] else 0
 
