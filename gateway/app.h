@@ -32,6 +32,8 @@ struct gw_loop_state { /* touched by its loop thread alone, but for the atomics 
 
 struct gw_sso;   /* sso_client.h */
 struct gw_local; /* local_admin.h */
+struct gw_scim;  /* scim.h */
+struct gw_directory;
 
 struct gw_app {
     const struct gw_config *config;
@@ -43,6 +45,8 @@ struct gw_app {
     struct gw_sso *sso; /* NULL: the policy named no provider at start */
     struct gw_auth *auth;
     struct gw_local *local;
+    struct gw_directory *directory;
+    struct gw_scim *scim;
     struct base_workers *workers;
     struct gw_server *server;
     atomic_bool serving; /* `server` is set: the loops may answer before gw_server_start has returned */

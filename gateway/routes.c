@@ -3,6 +3,7 @@
  *   POST /v1/chat/completions    call.c
  *   GET  /v1/models[/ID]         here: what the caller may use
  *   any  /auth/...               auth_pages.c, local_admin.c, sign_in.c
+ *   any  /scim/v2/...            scim.c, when the policy has a scim section
  *   GET  / and /assets/...       the chat page (assets.h)
  */
 #include "gateway/app.h"
@@ -14,6 +15,7 @@
 #include "gateway/assets.h"
 #include "gateway/call.h"
 #include "gateway/local_admin.h"
+#include "gateway/scim.h"
 #include "gateway/sign_in.h"
 
 #include <stdio.h>
@@ -211,6 +213,8 @@ void gw_routes_handle(struct gw_http *http, void *user)
         if (!gw_auth_handle(app->auth, http) && !gw_local_handle(app->local, http) &&
             !gw_sign_in_handle(app, http))
             send_code(http, GW_API_NOT_FOUND);
+    } else if (gw_scim_handle(app->scim, http)) {
+        return;
     } else if (get || strcmp(method, "HEAD") == 0) {
         if (!send_asset(http, path))
             send_code(http, GW_API_NOT_FOUND);

@@ -178,6 +178,14 @@ static void put_list_head(struct base_buf *out, int n)
         n, n);
 }
 
+/* What stands behind a prefix; NULL when the path does not begin with it. */
+static const char *behind(const char *path, const char *prefix)
+{
+    size_t n = strlen(prefix);
+
+    return strncmp(path, prefix, n) == 0 ? path + n : NULL;
+}
+
 bool gw_scim_discovery(struct base_buf *out, const char *base_url, const char *path)
 {
     const struct {
@@ -186,7 +194,7 @@ bool gw_scim_discovery(struct base_buf *out, const char *base_url, const char *p
     } schemas[] = {{GW_SCIM_URN_USER, "User", gw_scim_user_fields},
                    {GW_SCIM_URN_GROUP, "Group", gw_scim_group_fields},
                    {GW_SCIM_URN_ENTERPRISE, "EnterpriseUser", enterprise_fields}};
-    static const char one_type[] = "/ResourceTypes/", one_schema[] = "/Schemas/";
+    const char *type = behind(path, "/ResourceTypes/"), *schema = behind(path, "/Schemas/");
 
     if (strcmp(path, "/ServiceProviderConfig") == 0) {
         put_service(out, base_url);
@@ -210,15 +218,13 @@ bool gw_scim_discovery(struct base_buf *out, const char *base_url, const char *p
         base_buf_append_str(out, "]}");
         return true;
     }
-    for (size_t i = 0; i < 2; i++)
-        if (strncmp(path, one_type, sizeof(one_type) - 1) == 0 &&
-            strcmp(path + sizeof(one_type) - 1, schemas[i].name) == 0) {
+    for (size_t i = 0; type != NULL && i < 2; i++)
+        if (strcmp(type, schemas[i].name) == 0) {
             put_resource_type(out, base_url, schemas[i].name, schemas[i].urn, i == 0);
             return true;
         }
-    for (size_t i = 0; i < BASE_ARRAY_LEN(schemas); i++)
-        if (strncmp(path, one_schema, sizeof(one_schema) - 1) == 0 &&
-            strcmp(path + sizeof(one_schema) - 1, schemas[i].urn) == 0) {
+    for (size_t i = 0; schema != NULL && i < BASE_ARRAY_LEN(schemas); i++)
+        if (strcmp(schema, schemas[i].urn) == 0) {
             put_schema(out, base_url, schemas[i].urn, schemas[i].name, schemas[i].fields);
             return true;
         }

@@ -12,8 +12,11 @@
 #include "base/secret.h"
 #include "gateway/app.h"
 #include "gateway/codec_sso.h"
+#include "gateway/directory.h"
 #include "gateway/local_admin.h"
 #include "gateway/metrics.h"
+#include "gateway/roles.h"
+#include "gateway/scim.h"
 #include "gateway/sign_in.h"
 #include "gateway/sso_client.h"
 #include "gateway/store.h"
@@ -31,6 +34,7 @@
 #define STORE_READY_MS 5000u
 #define AUDIT_SHIP_MS  5000u
 #define LIMITS_POLL_MS 200u
+#define TOKEN_LIFE_S   86400u /* an access token from before a revocation may be brought for so long */
 
 struct process {
     struct gw_app app;
@@ -203,8 +207,9 @@ static enum base_code open_identity(struct process *process, struct base_err *er
     const struct gw_config *config = app->config;
 
     app->revocations = gw_revocations_new();
-    app->store =
-        gw_store_open(&(struct gw_store_options){.dsn = config->store_dsn, .revocations = app->revocations});
+    app->directory = gw_directory_new();
+    app->store = gw_store_open(&(struct gw_store_options){
+        .dsn = config->store_dsn, .revocations = app->revocations, .directory = app->directory});
     if (!gw_store_wait_ready(app->store, STORE_READY_MS))
         return base_fail(err, BASE_UNAVAILABLE, 0, "the API keys cannot be read from Postgres (store_dsn)");
     app->sessions =
@@ -214,7 +219,9 @@ static enum base_code open_identity(struct process *process, struct base_err *er
                                                       .redis_url = config->redis_url,
                                                       .redis_timeout_ms = (unsigned)config->redis_timeout_ms,
                                                       .idle_s = (unsigned)config->session_idle_s,
-                                                      .absolute_s = (unsigned)config->session_absolute_s});
+                                                      .absolute_s = (unsigned)config->session_absolute_s,
+                                                      .refine = gw_roles_refine,
+                                                      .refine_user = app});
     app->live = gw_live_new(GW_LOOPS_MAX);
     gw_revocations_listen(app->revocations, on_revocation, app);
     return gw_auth_new(&app->auth,
@@ -232,8 +239,27 @@ static enum base_code open_identity(struct process *process, struct base_err *er
                            .policy = policy_now,
                            .policy_user = app,
                            .sso = &app->sso,
+                           .refine = gw_roles_refine,
+                           .refine_user = app,
                        },
                        err);
+}
+
+static enum base_code open_scim(struct process *process, struct base_err *err)
+{
+    struct gw_app *app = &process->app;
+    unsigned absolute_s = (unsigned)app->config->session_absolute_s;
+
+    app->scim = gw_scim_new(
+        &(struct gw_scim_options){.store = app->store,
+                                  .revocations = app->revocations,
+                                  .directory = app->directory,
+                                  .auth = app->auth,
+                                  .audit = app->audit,
+                                  .pepper = process->pepper,
+                                  .public_url = app->config->public_url,
+                                  .keep_s = absolute_s > TOKEN_LIFE_S ? absolute_s : TOKEN_LIFE_S});
+    return gw_scim_configure(app->scim, gw_runtime_policy(app->runtime), err);
 }
 
 /* Starts gatehouse-sso, or gives it the policy's providers anew. Files that cannot be read leave what runs as it is. */
@@ -324,6 +350,8 @@ static int start(struct process *process)
         return fail("the policy cannot be loaded", &err);
     if (configure_sso(app, gw_runtime_policy(app->runtime), &err) != BASE_OK)
         return fail("single sign-on cannot be configured", &err);
+    if (open_scim(process, &err) != BASE_OK)
+        return fail("SCIM cannot be configured", &err);
     app->local = gw_local_new(app->auth);
     app->workers =
         base_workers_new(&(struct base_workers_options){.n_threads = N_WORKERS, .queue_max = WORKER_QUEUE});
@@ -346,7 +374,8 @@ static void reload(struct gw_app *app)
     struct base_err err = {0};
 
     if (gw_runtime_load(&runtime, app->config->policy_file, app->runtime, &err) == BASE_OK &&
-        configure_sso(app, gw_runtime_policy(runtime), &err) != BASE_OK) {
+        (configure_sso(app, gw_runtime_policy(runtime), &err) != BASE_OK ||
+         gw_scim_configure(app->scim, gw_runtime_policy(runtime), &err) != BASE_OK)) {
         gw_runtime_unref(runtime);
         runtime = NULL;
     }

@@ -359,7 +359,7 @@ static bool fill_session(struct sign_in *s, const struct gw_sso_reply *identity,
     if (identity->sid != NULL && strlen(identity->sid) >= sizeof(session->sid))
         return false;
     session->who.method = GW_AUTH_SESSION;
-    if (gw_roles_of_claims(gw_runtime_policy(s->runtime), s->provider, identity, &session->who,
+    if (gw_roles_of_claims(gw_runtime_policy(s->runtime), s->app->directory, s->provider, identity, &session->who,
                            session->directory_key, ret_check) != BASE_OK)
         return false;
     copy_text(session->provider, sizeof(session->provider), s->provider->name);
