@@ -324,7 +324,12 @@ void gw_auth_send_session(const struct gw_auth *auth, struct gw_http *http, cons
     char cookie[GW_SET_COOKIE_MAX];
     auto_buf struct base_buf body = BASE_BUF_INIT(PAGE_MAX);
     char csrf[GW_CSRF_LEN + 1], expires[BASE_RFC3339_MAX];
+    struct gw_principal who = session->who;
+    const struct gw_auth_options *o = &auth->options;
 
+    if (o->refine != NULL && /* the roles as they are now, those of the directory among them */
+        o->refine(&who, session->provider, session->directory_key, o->refine_user) != BASE_OK)
+        who.n_roles = 0;
     gw_csrf_derive(auth->options.key_pepper, token, csrf);
     base_rfc3339(session->expires_at_us, expires);
     base_buf_append_str(&body, "{\"subject\":");
@@ -336,10 +341,10 @@ void gw_auth_send_session(const struct gw_auth *auth, struct gw_http *http, cons
     base_buf_append_str(&body, ",\"provider\":");
     base_buf_append_json(&body, session->provider, strlen(session->provider));
     base_buf_append_str(&body, ",\"roles\":[");
-    for (unsigned i = 0; i < session->who.n_roles; i++) {
+    for (unsigned i = 0; i < who.n_roles; i++) {
         if (i > 0)
             base_buf_append_char(&body, ',');
-        base_buf_append_json(&body, session->who.roles[i], strlen(session->who.roles[i]));
+        base_buf_append_json(&body, who.roles[i], strlen(who.roles[i]));
     }
     base_buf_printf(&body, "],\"csrf_token\":\"%s\",\"expires_at\":\"%s\"}", csrf, expires);
     if (set_cookie) {

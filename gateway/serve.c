@@ -433,9 +433,11 @@ static void stop(struct process *process)
         NULL; /* gw_server_free still runs what came too late for the loops: calls that were cut, to be freed */
     gw_server_free(app->server);
     gw_local_free(app->local);
+    gw_scim_free(app->scim);
     gw_auth_free(app->auth);
     gw_live_free(app->live);
     gw_sessions_free(app->sessions);
+    gw_directory_free(app->directory);
     gw_revocations_free(app->revocations);
     base_secret_free(process->kek);
     base_secret_free(process->pseudonym_key);

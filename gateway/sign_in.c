@@ -14,52 +14,23 @@
  *   2. every step ends in exactly one of: the next step, refuse(), succeed();
  *   3. what a refusal tells the browser is our own text; provider, check and detail go to the operator's log and the audit.
  */
-#include "gateway/sign_in.h"
-#include "gateway/sign_in_state.h"
+#include "gateway/sign_in_priv.h"
 
 #include "base/check.h"
 #include "base/clock.h"
-#include "base/crypto.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/str.h"
-#include "gateway/auth_priv.h"
 #include "gateway/form.h"
 #include "gateway/metrics.h"
 #include "gateway/page.h"
 #include "gateway/roles.h"
-#include "gateway/sso_client.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define CALL_MS       15000u
-#define CODE_MAX      4096u
-#define TOKEN_MAX     65536u
-#define RESPONSE_MAX  (700u << 10) /* half a megabyte of XML in base64 */
-#define REQUEST_MAX   (900u << 10)
-#define ARENA_MAX     (1u << 20)
-#define URL_MAX       512u
-#define LOGOUT_KEEP_S 900 /* a logout token's jti is remembered at least so long */
-
-struct sign_in {
-    struct gw_app *app;
-    struct gw_http *http; /* NULL once closed */
-    struct gw_loop *loop;
-    bool over;
-    uint64_t started_us;
-    char request_id[GW_REQUEST_ID_LEN + 1];
-    struct gw_runtime *runtime;
-    const struct pol_provider *provider; /* lives in the runtime */
-    struct gw_sign_in_state state;
-    struct base_arena *arena;
-    struct gw_sso_reply reply;
-    struct base_buf request; /* to gatehouse-sso: made before the state is used, sent after */
-    char token[GW_TOKEN_LEN + 1], old_token[GW_TOKEN_LEN + 1];
-    struct gw_session_record session;
-    size_t n_revoked; /* of a logout request's sessions */
-};
+#define CODE_MAX 4096u
 
 /* ---- life ---- */
 
@@ -85,14 +56,14 @@ static void on_closed(void *user)
 }
 
 /* The last thing that a step does. */
-static void over(struct sign_in *s)
+void gw_sign_in_over(struct sign_in *s)
 {
     s->over = true;
     if (s->http == NULL)
         sign_in_free(s);
 }
 
-static struct sign_in *sign_in_new(struct gw_app *app, struct gw_http *http, const char *provider)
+struct sign_in *gw_sign_in_new(struct gw_app *app, struct gw_http *http, const char *provider)
 {
     struct sign_in *s = base_zalloc(sizeof(*s));
 
@@ -102,15 +73,15 @@ static struct sign_in *sign_in_new(struct gw_app *app, struct gw_http *http, con
     s->started_us = base_mono_us();
     s->runtime = gw_app_runtime(app);
     s->provider = provider != NULL ? pol_provider_find(gw_runtime_policy(s->runtime), provider) : NULL;
-    s->arena = base_arena_new(ARENA_MAX);
+    s->arena = base_arena_new(GW_SIGN_IN_ARENA_MAX);
     base_arena_wipe_on_free(s->arena);
-    s->request = BASE_BUF_INIT(REQUEST_MAX);
+    s->request = BASE_BUF_INIT(GW_SIGN_IN_REQUEST_MAX);
     snprintf(s->request_id, sizeof(s->request_id), "%s", gw_http_request_id(http));
     gw_http_on_closed(http, on_closed, s);
     return s;
 }
 
-static bool record(struct sign_in *s, const char *action, const char *target)
+bool gw_sign_in_record(struct sign_in *s, const char *action, const char *target)
 {
     const struct gw_auth_options *o = &s->app->auth->options;
 
@@ -145,12 +116,12 @@ static void send_failure(struct sign_in *s, int status, const char *heading, con
 }
 
 /* The end of a sign-in that something brought was against. */
-static void refuse(struct sign_in *s, const char *check, const char *detail)
+void gw_sign_in_refuse(struct sign_in *s, const char *check, const char *detail)
 {
     char target[POL_NAME_MAX + 80];
 
     snprintf(target, sizeof(target), "%s:%s", s->provider != NULL ? s->provider->name : "", check);
-    record(s, "sso.refuse", target);
+    gw_sign_in_record(s, "sso.refuse", target);
     count(s, "refused");
     base_log(BASE_LOG_WARN, "sso.refused", "a sign-in was refused", LOG_STR("request_id", s->request_id),
              LOG_STR("provider", s->provider != NULL ? s->provider->name : ""), LOG_STR("check", check),
@@ -162,11 +133,11 @@ static void refuse(struct sign_in *s, const char *check, const char *detail)
     else
         send_failure(s, 403, "This sign-in did not work",
                      "It may have taken too long, or was started in another window. Please start over.");
-    over(s);
+    gw_sign_in_over(s);
 }
 
 /* The end of one that could not be finished: nobody is to blame. */
-static void unavailable(struct sign_in *s, const char *check, const char *detail)
+void gw_sign_in_unavailable(struct sign_in *s, const char *check, const char *detail)
 {
     count(s, "unavailable");
     base_log(BASE_LOG_ERROR, "sso.unavailable", "a sign-in could not be finished",
@@ -176,43 +147,43 @@ static void unavailable(struct sign_in *s, const char *check, const char *detail
     send_failure(
         s, 503, "Sign-in is not possible right now",
         "The service that knows your company account does not answer. Please try again in a minute.");
-    over(s);
+    gw_sign_in_over(s);
 }
 
 /* Reads a reply into s->reply. False: the sign-in has ended. */
-static bool take_reply(struct sign_in *s, enum base_code rc, const char *json, size_t len)
+bool gw_sign_in_take_reply(struct sign_in *s, enum base_code rc, const char *json, size_t len)
 {
     struct base_err err = {0};
 
     if (rc == BASE_OK)
         rc = gw_sso_decode(&s->reply, s->arena, json, len, &err);
     if (rc != BASE_OK) {
-        unavailable(s, "sso.call", err.detail[0] != '\0' ? err.detail : base_code_name(rc));
+        gw_sign_in_unavailable(s, "sso.call", err.detail[0] != '\0' ? err.detail : base_code_name(rc));
         return false;
     }
     if (s->reply.ok)
         return true;
     if (strcmp(s->reply.code, "refused") == 0)
-        refuse(s, s->reply.check, s->reply.detail);
+        gw_sign_in_refuse(s, s->reply.check, s->reply.detail);
     else
-        unavailable(s, s->reply.check, s->reply.detail);
+        gw_sign_in_unavailable(s, s->reply.check, s->reply.detail);
     return false;
 }
 
 /* s->request, which must hold one request. */
-static void call_sso(struct sign_in *s, gw_sso_fn *done)
+void gw_sign_in_call(struct sign_in *s, gw_sso_fn *done)
 {
     if (s->app->sso == NULL || s->request.failed) {
-        unavailable(s, "sso.call",
-                    s->request.failed ? "the request is too long" : "no provider is configured");
+        gw_sign_in_unavailable(s, "sso.call",
+                               s->request.failed ? "the request is too long" : "no provider is configured");
         return;
     }
-    gw_sso_call(s->app->sso, s->loop, s->request.data, s->request.len, CALL_MS, done, s);
+    gw_sso_call(s->app->sso, s->loop, s->request.data, s->request.len, GW_SIGN_IN_CALL_MS, done, s);
 }
 
-static void own_url(const struct sign_in *s, const char *what, char out[URL_MAX])
+void gw_sign_in_own_url(const struct sign_in *s, const char *what, char out[GW_SIGN_IN_URL_MAX])
 {
-    snprintf(out, URL_MAX, "%s/auth/%s/%s/%s", s->app->config->public_url,
+    snprintf(out, GW_SIGN_IN_URL_MAX, "%s/auth/%s/%s/%s", s->app->config->public_url,
              s->provider->kind == POL_PROVIDER_SAML ? "saml" : "oidc", s->provider->name, what);
 }
 
@@ -230,19 +201,19 @@ static void send_to_provider(struct sign_in *s)
     if (s->http != NULL)
         gw_http_send(s->http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
     base_wipe(cookie, sizeof(cookie));
-    over(s);
+    gw_sign_in_over(s);
 }
 
 static void on_start(enum base_code rc, const char *json, size_t len, void *user)
 {
     struct sign_in *s = user;
 
-    if (!take_reply(s, rc, json, len))
+    if (!gw_sign_in_take_reply(s, rc, json, len))
         return;
     if (s->reply.url == NULL ||
         (s->state.kind == GW_SIGN_IN_SAML &&
          (s->reply.request_id == NULL || strlen(s->reply.request_id) >= sizeof(s->state.request_id)))) {
-        unavailable(s, "sso.call", "gatehouse-sso gave no address");
+        gw_sign_in_unavailable(s, "sso.call", "gatehouse-sso gave no address");
         return;
     }
     if (s->state.kind == GW_SIGN_IN_SAML)
@@ -254,19 +225,19 @@ static void start(struct sign_in *s)
 {
     enum gw_sign_in_kind kind = s->provider->kind == POL_PROVIDER_SAML ? GW_SIGN_IN_SAML : GW_SIGN_IN_OIDC;
     const char *query = gw_http_query(s->http);
-    char return_to[GW_RETURN_TO_MAX] = "", url[URL_MAX], challenge[GW_SIGN_IN_TEXT];
+    char return_to[GW_RETURN_TO_MAX] = "", url[GW_SIGN_IN_URL_MAX], challenge[GW_SIGN_IN_TEXT];
 
     gw_form_get(query, strlen(query), "return_to", return_to, sizeof(return_to));
     gw_sign_in_state_new(&s->state, kind, s->provider->name, return_to, base_wall_us() / 1000000);
     gw_sign_in_challenge(&s->state, challenge);
-    own_url(s, kind == GW_SIGN_IN_SAML ? "acs" : "callback", url);
+    gw_sign_in_own_url(s, kind == GW_SIGN_IN_SAML ? "acs" : "callback", url);
     if (kind == GW_SIGN_IN_SAML)
         gw_sso_encode(&s->request, "saml_start", "provider", s->provider->name, "acs_url", url, "relay_state",
                       s->state.state, NULL);
     else
         gw_sso_encode(&s->request, "oidc_start", "provider", s->provider->name, "redirect_uri", url, "state",
                       s->state.state, "nonce", s->state.nonce, "code_challenge", challenge, NULL);
-    call_sso(s, on_start);
+    gw_sign_in_call(s, on_start);
 }
 
 /* ---- the session ---- */
@@ -291,17 +262,17 @@ static void succeed(struct sign_in *s)
 {
     const struct gw_principal *who = &s->session.who;
 
-    if (s->http != NULL && record(s, "sso.sign_in", s->provider->name) &&
-        record(s, "session.start", who->credential_id)) {
+    if (s->http != NULL && gw_sign_in_record(s, "sso.sign_in", s->provider->name) &&
+        gw_sign_in_record(s, "session.start", who->credential_id)) {
         count(s, "ok");
         gw_metric_observe(GW_M_SIGN_IN, "", (double)(base_mono_us() - s->started_us) / 1e6);
         send_back(s);
-        over(s);
+        gw_sign_in_over(s);
         return;
     }
     gw_sessions_discard(s->app->sessions, s->loop, s->token);
-    record(s, "session.end", who->credential_id);
-    unavailable(s, "signin.record", "the sign-in could not be recorded, or the browser has left");
+    gw_sign_in_record(s, "session.end", who->credential_id);
+    gw_sign_in_unavailable(s, "signin.record", "the sign-in could not be recorded, or the browser has left");
 }
 
 static void old_revoked(enum base_code rc, const struct gw_session_record *none, void *user)
@@ -329,7 +300,7 @@ static void on_session(enum base_code rc, const struct gw_session_record *sessio
     struct sign_in *s = user;
 
     if (rc != BASE_OK) {
-        unavailable(s, "signin.session", base_code_name(rc));
+        gw_sign_in_unavailable(s, "signin.session", base_code_name(rc));
         return;
     }
     s->session.who = session->who;
@@ -345,7 +316,7 @@ static void copy_text(char *out, size_t size, const char *text)
 }
 
 /* What is remembered of an identity. False: it does not fit, so it is not one. */
-static bool fill_session(struct sign_in *s, const struct gw_sso_reply *identity, const char **ret_check)
+bool gw_sign_in_fill_session(struct sign_in *s, const struct gw_sso_reply *identity, const char **ret_check)
 {
     struct gw_session_record *session = &s->session;
     const struct pol_identity *settings = pol_identity(gw_runtime_policy(s->runtime));
@@ -359,8 +330,8 @@ static bool fill_session(struct sign_in *s, const struct gw_sso_reply *identity,
     if (identity->sid != NULL && strlen(identity->sid) >= sizeof(session->sid))
         return false;
     session->who.method = GW_AUTH_SESSION;
-    if (gw_roles_of_claims(gw_runtime_policy(s->runtime), s->app->directory, s->provider, identity, &session->who,
-                           session->directory_key, ret_check) != BASE_OK)
+    if (gw_roles_of_claims(gw_runtime_policy(s->runtime), s->app->directory, s->provider, identity,
+                           &session->who, session->directory_key, ret_check) != BASE_OK)
         return false;
     copy_text(session->provider, sizeof(session->provider), s->provider->name);
     copy_text(session->sid, sizeof(session->sid), identity->sid);
@@ -391,8 +362,8 @@ static void begin_session(struct sign_in *s)
 {
     const char *check;
 
-    if (!fill_session(s, &s->reply, &check)) {
-        refuse(s, check, "the person is mapped to no role, or the identity does not fit");
+    if (!gw_sign_in_fill_session(s, &s->reply, &check)) {
+        gw_sign_in_refuse(s, check, "the person is mapped to no role, or the identity does not fit");
         return;
     }
     if (s->reply.session_ends_at > 0)
@@ -410,9 +381,10 @@ static void on_assertion_used(enum base_code rc, const struct gw_session_record 
     (void)none;
     /* behind signin.once and saml.in_response_to, which would have to fail first: for the assertion that a provider gave twice */
     if (rc == BASE_EXISTS)
-        refuse(s, "signin.assertion_once", "the assertion was brought before");
+        gw_sign_in_refuse(s, "signin.assertion_once", "the assertion was brought before");
     else if (rc != BASE_OK)
-        unavailable(s, "signin.assertion_once", "it cannot be recorded that the assertion was brought");
+        gw_sign_in_unavailable(s, "signin.assertion_once",
+                               "it cannot be recorded that the assertion was brought");
     else
         begin_session(s);
 }
@@ -421,12 +393,12 @@ static void on_finish(enum base_code rc, const char *json, size_t len, void *use
 {
     struct sign_in *s = user;
 
-    if (!take_reply(s, rc, json, len))
+    if (!gw_sign_in_take_reply(s, rc, json, len))
         return;
     if (s->state.kind == GW_SIGN_IN_OIDC)
         begin_session(s);
     else if (s->reply.assertion_id == NULL)
-        unavailable(s, "sso.call", "gatehouse-sso named no assertion");
+        gw_sign_in_unavailable(s, "sso.call", "gatehouse-sso named no assertion");
     else
         gw_sessions_use_once(s->app->sessions, s->loop, "saml_assertion", s->reply.assertion_id,
                              s->reply.assertion_expires_at + 600, on_assertion_used, s);
@@ -438,11 +410,11 @@ static void on_state_used(enum base_code rc, const struct gw_session_record *non
 
     (void)none;
     if (!CHECK("signin.once", rc != BASE_EXISTS))
-        refuse(s, "signin.once", "this sign-in was finished before");
+        gw_sign_in_refuse(s, "signin.once", "this sign-in was finished before");
     else if (rc != BASE_OK && rc != BASE_EXISTS)
-        unavailable(s, "signin.once", "it cannot be recorded that this sign-in was finished");
+        gw_sign_in_unavailable(s, "signin.once", "it cannot be recorded that this sign-in was finished");
     else
-        call_sso(s, on_finish);
+        gw_sign_in_call(s, on_finish);
 }
 
 /* The cookie and what the provider echoed. NULL: all holds. */
@@ -489,17 +461,17 @@ static void callback(struct sign_in *s)
 {
     const char *query = gw_http_query(s->http), *wrong;
     size_t len = strlen(query);
-    char state[128] = "", error[128] = "", iss[POL_ISSUER_MAX + 8] = "", url[URL_MAX];
+    char state[128] = "", error[128] = "", iss[POL_ISSUER_MAX + 8] = "", url[GW_SIGN_IN_URL_MAX];
     auto_free char *code = NULL;
     enum base_code iss_rc = gw_form_get(query, len, "iss", iss, sizeof(iss));
 
     if (gw_form_get(query, len, "state", state, sizeof(state)) != BASE_OK) {
-        refuse(s, "signin.state", "there is no state, or there are two");
+        gw_sign_in_refuse(s, "signin.state", "there is no state, or there are two");
         return;
     }
     wrong = check_state(s, GW_SIGN_IN_OIDC, state);
     if (wrong != NULL) {
-        refuse(s, wrong, "the answer does not belong to a sign-in of this browser");
+        gw_sign_in_refuse(s, wrong, "the answer does not belong to a sign-in of this browser");
         return;
     }
     if (gw_form_get(query, len, "error", error, sizeof(error)) != BASE_NOT_FOUND) {
@@ -507,15 +479,15 @@ static void callback(struct sign_in *s)
              at++) /* a name such as access_denied; whatever else it is, no log line of theirs */
             if (strchr("abcdefghijklmnopqrstuvwxyz_", *at) == NULL)
                 *at = '?';
-        refuse(s, "signin.error", error);
+        gw_sign_in_refuse(s, "signin.error", error);
         return;
     }
     if (gw_form_dup(query, len, "code", CODE_MAX, &code) != BASE_OK ||
         (iss_rc != BASE_OK && iss_rc != BASE_NOT_FOUND)) {
-        refuse(s, "signin.code", "there is no code, there are two, or it is too long");
+        gw_sign_in_refuse(s, "signin.code", "there is no code, there are two, or it is too long");
         return;
     }
-    own_url(s, "callback", url);
+    gw_sign_in_own_url(s, "callback", url);
     gw_sso_encode(&s->request, "oidc_finish", "provider", s->provider->name, "redirect_uri", url, "code",
                   code, "iss", iss_rc == BASE_OK ? iss : NULL, "code_verifier", s->state.verifier, "nonce",
                   s->state.nonce, NULL);
@@ -529,217 +501,25 @@ static void acs(struct sign_in *s)
     const char *body = gw_http_body(s->http, &len), *wrong;
     auto_free char *response = NULL;
     auto_free char *state = NULL;
-    char url[URL_MAX];
+    char url[GW_SIGN_IN_URL_MAX];
 
     if (gw_form_dup(body, len, "RelayState", 128, &state) != BASE_OK) {
-        refuse(s, "signin.state", "there is no RelayState of ours");
+        gw_sign_in_refuse(s, "signin.state", "there is no RelayState of ours");
         return;
     }
     wrong = check_state(s, GW_SIGN_IN_SAML, state);
     if (wrong != NULL) {
-        refuse(s, wrong, "the response does not belong to a sign-in of this browser");
+        gw_sign_in_refuse(s, wrong, "the response does not belong to a sign-in of this browser");
         return;
     }
-    if (gw_form_dup(body, len, "SAMLResponse", RESPONSE_MAX, &response) != BASE_OK) {
-        refuse(s, "signin.response", "there is no SAMLResponse, there are two, or it is too long");
+    if (gw_form_dup(body, len, "SAMLResponse", GW_SIGN_IN_RESPONSE_MAX, &response) != BASE_OK) {
+        gw_sign_in_refuse(s, "signin.response", "there is no SAMLResponse, there are two, or it is too long");
         return;
     }
-    own_url(s, "acs", url);
+    gw_sign_in_own_url(s, "acs", url);
     gw_sso_encode(&s->request, "saml_finish", "provider", s->provider->name, "acs_url", url, "response",
                   response, "request_id", s->state.request_id, NULL);
     use_state(s);
-}
-
-/* ---- back-channel logout (OpenID Connect Back-Channel Logout 1.0 section 2.8) ---- */
-
-static void send_logout_answer(struct sign_in *s, int status, const char *error)
-{
-    const struct gw_header headers[] = {{"content-type", "application/json"}, {"cache-control", "no-store"}};
-    char body[96];
-    int n = snprintf(body, sizeof(body), error != NULL ? "{\"error\":\"%s\"}" : "{}", error);
-
-    if (s->http != NULL)
-        gw_http_send(s->http, status, headers, BASE_ARRAY_LEN(headers), body, (size_t)n);
-    over(s);
-}
-
-static void on_logged_out(enum base_code rc, const struct gw_session_record *none, void *user)
-{
-    struct sign_in *s = user;
-
-    (void)none;
-    if (rc == BASE_OK)
-        record(s, "sso.logout", s->provider->name);
-    send_logout_answer(s, rc == BASE_OK ? 200 : 503, rc == BASE_OK ? NULL : "temporarily_unavailable");
-}
-
-static void on_jti_used(enum base_code rc, const struct gw_session_record *none, void *user)
-{
-    struct sign_in *s = user;
-    const struct gw_sso_reply *r = &s->reply;
-
-    (void)none;
-    if (!CHECK("signin.logout_once", rc != BASE_EXISTS))
-        send_logout_answer(s, 400, "invalid_request");
-    else if (rc != BASE_OK && rc != BASE_EXISTS)
-        send_logout_answer(s, 503, "temporarily_unavailable");
-    else if (r->sid != NULL && r->sid[0] != '\0')
-        gw_sessions_revoke(s->app->sessions, s->loop, GW_REVOKE_SID, r->issuer, r->sid,
-                           "logout at the provider", on_logged_out, s);
-    else
-        gw_sessions_revoke(s->app->sessions, s->loop, GW_REVOKE_PERSON, r->issuer, r->subject,
-                           "logout at the provider", on_logged_out, s);
-}
-
-static void on_logout_token(enum base_code rc, const char *json, size_t len, void *user)
-{
-    struct sign_in *s = user;
-    struct base_err err = {0};
-    int64_t keep_s;
-    char once[GW_ISSUER_MAX + 300];
-
-    if (rc == BASE_OK)
-        rc = gw_sso_decode(&s->reply, s->arena, json, len, &err);
-    if (rc != BASE_OK || (!s->reply.ok && strcmp(s->reply.code, "refused") != 0)) {
-        send_logout_answer(s, 503, "temporarily_unavailable");
-        return;
-    }
-    if (!s->reply.ok || s->reply.issuer == NULL || s->reply.jti == NULL) {
-        base_log(BASE_LOG_WARN, "sso.logout_refused", "a logout token was refused",
-                 LOG_STR("request_id", s->request_id), LOG_STR("provider", s->provider->name),
-                 LOG_STR("check", s->reply.ok ? "sso.call" : s->reply.check),
-                 LOG_STR("detail", s->reply.ok ? "" : s->reply.detail));
-        send_logout_answer(s, 400, "invalid_request");
-        return;
-    }
-    if (s->reply.subject != NULL)
-        gw_principal_fill(&s->session.who, s->reply.issuer, s->reply.subject, "default", "");
-    keep_s = base_wall_us() / 1000000 + LOGOUT_KEEP_S;
-    if (s->reply.expires_at > keep_s)
-        keep_s = s->reply.expires_at;
-    snprintf(once, sizeof(once), "%s %s", s->reply.issuer, s->reply.jti);
-    gw_sessions_use_once(s->app->sessions, s->loop, "logout_token", once, keep_s, on_jti_used, s);
-}
-
-static void backchannel_logout(struct sign_in *s)
-{
-    size_t len = 0;
-    const char *body = gw_http_body(s->http, &len);
-    auto_free char *token = NULL;
-
-    if (s->app->sso == NULL || gw_form_dup(body, len, "logout_token", TOKEN_MAX, &token) != BASE_OK) {
-        send_logout_answer(s, 400, "invalid_request");
-        return;
-    }
-    gw_sso_encode(&s->request, "oidc_logout_token", "provider", s->provider->name, "logout_token", token,
-                  NULL);
-    gw_sso_call(s->app->sso, s->loop, s->request.data, s->request.len, CALL_MS, on_logout_token, s);
-}
-
-/* ---- SAML single logout ---- */
-
-/* What was to be ended is ended; the browser goes back to the provider, or to our page. */
-static void slo_done(struct sign_in *s)
-{
-    char cookie[GW_SET_COOKIE_MAX];
-    const struct gw_header headers[] = {{"set-cookie", cookie},
-                                        {"location", s->reply.answer_url != NULL ? s->reply.answer_url : "/"},
-                                        {"cache-control", "no-store"},
-                                        {"referrer-policy", "no-referrer"}};
-
-    gw_cookie_render(NULL, 0, cookie);
-    if (s->http != NULL)
-        gw_http_send(s->http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
-    over(s);
-}
-
-static void revoke_next(struct sign_in *s);
-
-static void on_slo_revoked(enum base_code rc, const struct gw_session_record *none, void *user)
-{
-    struct sign_in *s = user;
-
-    (void)none;
-    if (rc != BASE_OK)
-        unavailable(s, "signin.slo", "the sessions could not be ended");
-    else
-        revoke_next(s);
-}
-
-/* One session after the other; without any named, all of the person's. */
-static void revoke_next(struct sign_in *s)
-{
-    const struct gw_sso_reply *r = &s->reply;
-
-    if (s->n_revoked < r->n_session_indexes)
-        gw_sessions_revoke(s->app->sessions, s->loop, GW_REVOKE_SID, r->issuer,
-                           r->session_indexes[s->n_revoked++], "logout at the provider", on_slo_revoked, s);
-    else if (r->n_session_indexes == 0 && s->n_revoked++ == 0)
-        gw_sessions_revoke(s->app->sessions, s->loop, GW_REVOKE_PERSON, r->issuer, r->name_id,
-                           "logout at the provider", on_slo_revoked, s);
-    else {
-        record(s, "sso.logout", s->provider->name);
-        slo_done(s);
-    }
-}
-
-static void on_slo_used(enum base_code rc, const struct gw_session_record *none, void *user)
-{
-    struct sign_in *s = user;
-
-    (void)none;
-    if (rc == BASE_EXISTS)
-        refuse(s, "signin.slo_once", "the logout request was brought before");
-    else if (rc != BASE_OK)
-        unavailable(s, "signin.slo_once", "it cannot be recorded that the logout request was brought");
-    else
-        revoke_next(s);
-}
-
-static void on_slo(enum base_code rc, const char *json, size_t len, void *user)
-{
-    struct sign_in *s = user;
-    char once[GW_ISSUER_MAX + 160];
-
-    if (!take_reply(s, rc, json, len))
-        return;
-    if (s->reply.kind == NULL ||
-        strcmp(s->reply.kind, "request") != 0) { /* the provider has ended its own session, as we asked */
-        slo_done(s);
-        return;
-    }
-    if (s->reply.issuer == NULL || s->reply.name_id == NULL || s->reply.request_id == NULL) {
-        unavailable(s, "sso.call", "gatehouse-sso named nobody");
-        return;
-    }
-    gw_principal_fill(&s->session.who, s->reply.issuer, s->reply.name_id, "default", "");
-    snprintf(once, sizeof(once), "%s %s", s->reply.issuer, s->reply.request_id);
-    gw_sessions_use_once(s->app->sessions, s->loop, "saml_logout", once, s->reply.expires_at, on_slo_used, s);
-}
-
-static void slo(struct sign_in *s)
-{
-    bool post = strcmp(gw_http_method(s->http), "POST") == 0;
-    size_t len = 0;
-    const char *body = gw_http_body(s->http, &len), *query = gw_http_query(s->http);
-    const char *text = post ? body : query;
-    size_t text_len = post ? len : strlen(query);
-    char url[URL_MAX], relay[128] = "";
-    auto_free char *message = NULL;
-    auto_free char *relay_state = NULL;
-
-    if (gw_form_dup(text, text_len, "RelayState", sizeof(relay) - 1, &relay_state) == BASE_OK)
-        snprintf(relay, sizeof(relay), "%s", relay_state);
-    if (post && gw_form_dup(body, len, "SAMLRequest", RESPONSE_MAX, &message) != BASE_OK &&
-        gw_form_dup(body, len, "SAMLResponse", RESPONSE_MAX, &message) != BASE_OK) {
-        refuse(s, "signin.slo", "there is no SAMLRequest, or there are two");
-        return;
-    }
-    own_url(s, "slo", url);
-    gw_sso_encode(&s->request, "saml_logout", "provider", s->provider->name, "binding",
-                  post ? "post" : "redirect", "message", post ? message : query, "relay_state",
-                  relay[0] != '\0' ? relay : NULL, "slo_url", url, NULL);
-    call_sso(s, on_slo);
 }
 
 /* ---- metadata ---- */
@@ -750,188 +530,24 @@ static void on_metadata(enum base_code rc, const char *json, size_t len, void *u
     const struct gw_header headers[] = {{"content-type", "application/samlmetadata+xml"},
                                         {"cache-control", "max-age=300"}};
 
-    if (!take_reply(s, rc, json, len))
+    if (!gw_sign_in_take_reply(s, rc, json, len))
         return;
     if (s->http != NULL && s->reply.xml != NULL)
         gw_http_send(s->http, 200, headers, BASE_ARRAY_LEN(headers), s->reply.xml, strlen(s->reply.xml));
     else if (s->http != NULL)
         send_failure(s, 503, "Not now", "The metadata cannot be made right now.");
-    over(s);
+    gw_sign_in_over(s);
 }
 
 static void metadata(struct sign_in *s)
 {
-    char acs_url[URL_MAX], slo_url[URL_MAX];
+    char acs_url[GW_SIGN_IN_URL_MAX], slo_url[GW_SIGN_IN_URL_MAX];
 
-    own_url(s, "acs", acs_url);
-    own_url(s, "slo", slo_url);
+    gw_sign_in_own_url(s, "acs", acs_url);
+    gw_sign_in_own_url(s, "slo", slo_url);
     gw_sso_encode(&s->request, "saml_metadata", "provider", s->provider->name, "acs_url", acs_url, "slo_url",
                   slo_url, NULL);
-    call_sso(s, on_metadata);
-}
-
-/* ---- refresh ---- */
-
-static void send_api_error(struct sign_in *s, enum gw_auth_result result)
-{
-    if (s->http != NULL)
-        gw_send_error(s->http, &(struct gw_api_error){.code = gw_auth_api_code(result)});
-    over(s);
-}
-
-static void on_refresh_revoked(enum base_code rc, const struct gw_session_record *none, void *user)
-{
-    struct sign_in *s = user;
-
-    (void)none;
-    if (rc == BASE_OK)
-        record(s, "session.end", s->session.who.credential_id);
-    send_api_error(s, rc == BASE_OK ? GW_AUTH_SESSION_ENDED : GW_AUTH_UNAVAILABLE);
-}
-
-static void on_rotated(enum base_code rc, const struct gw_session_record *session, void *user)
-{
-    struct sign_in *s = user;
-
-    if (rc != BASE_OK) {
-        send_api_error(s, gw_auth_store_result(rc));
-        return;
-    }
-    record(s, "session.refresh", s->session.who.credential_id);
-    if (s->http != NULL)
-        gw_auth_send_session(s->app->auth, s->http, s->token, session, true);
-    over(s);
-}
-
-/* The provider's word is the last: refused, or no role any more, ends the session at once. */
-static void on_refreshed(enum base_code rc, const char *json, size_t len, void *user)
-{
-    struct sign_in *s = user;
-    struct base_err err = {0};
-    const char *check = "";
-    struct gw_principal before = s->session.who;
-
-    if (rc == BASE_OK)
-        rc = gw_sso_decode(&s->reply, s->arena, json, len, &err);
-    if (rc != BASE_OK || (!s->reply.ok && strcmp(s->reply.code, "refused") != 0)) {
-        send_api_error(s, GW_AUTH_UNAVAILABLE);
-        return;
-    }
-    if (!s->reply.ok || !fill_session(s, &s->reply, &check)) {
-        base_log(BASE_LOG_WARN, "sso.refresh_refused",
-                 "a session ends: its provider refuses it, or no role is left",
-                 LOG_STR("request_id", s->request_id), LOG_STR("provider", s->provider->name),
-                 LOG_STR("check", s->reply.ok ? check : s->reply.check),
-                 LOG_STR("detail", s->reply.ok ? "" : s->reply.detail));
-        s->session.who = before;
-        gw_auth_end_session(s->app->auth, s->loop, before.credential_id, "the provider refuses it",
-                            on_refresh_revoked, s);
-        return;
-    }
-    memcpy(s->session.who.credential_id, before.credential_id, sizeof(before.credential_id));
-    gw_token_create(s->app->auth->options.key_pepper, GW_TOKEN_SESSION, s->token);
-    gw_sessions_rotate_end(s->app->sessions, s->loop, s->old_token, s->token, &s->session, on_rotated, s);
-}
-
-static char *dup_or_null(const char *text)
-{
-    return text != NULL ? base_strdup(text) : NULL;
-}
-
-static void on_rotate_begun(enum base_code rc, const struct gw_session_record *session, void *user)
-{
-    struct sign_in *s = user;
-
-    if (rc !=
-        BASE_OK) { /* BASE_EXISTS: another tab does it just now; this one asks again with the new cookie */
-        send_api_error(s, rc == BASE_EXISTS ? GW_AUTH_UNAVAILABLE : gw_auth_store_result(rc));
-        return;
-    }
-    s->session = *session;
-    s->session.refresh_token = dup_or_null(session->refresh_token);
-    s->session.logout_hint = dup_or_null(session->logout_hint);
-    s->provider = pol_provider_find(gw_runtime_policy(s->runtime), session->provider);
-    if (s->provider == NULL || session->refresh_token == NULL || s->app->sso == NULL) {
-        gw_auth_end_session(s->app->auth, s->loop, s->session.who.credential_id,
-                            "its provider is not configured any more", on_refresh_revoked, s);
-        return;
-    }
-    gw_sso_encode(&s->request, "oidc_refresh", "provider", s->provider->name, "refresh_token",
-                  session->refresh_token, "subject", session->who.subject, NULL);
-    gw_sso_call(s->app->sso, s->loop, s->request.data, s->request.len, CALL_MS, on_refreshed, s);
-}
-
-static void refresh(struct gw_app *app, struct gw_http *http)
-{
-    struct gw_credential cookie = gw_auth_credential(http);
-    enum gw_auth_result result = cookie.kind == GW_CREDENTIAL_COOKIE
-                                     ? gw_auth_check_cookie(app->auth, http, &cookie)
-                                     : GW_AUTH_SESSION_ENDED;
-    struct sign_in *s;
-
-    if (result != GW_AUTH_OK) {
-        gw_send_error(http, &(struct gw_api_error){.code = gw_auth_api_code(result)});
-        return;
-    }
-    s = sign_in_new(app, http, NULL);
-    memcpy(s->old_token, cookie.text, GW_TOKEN_LEN);
-    gw_sessions_rotate_begin(app->sessions, s->loop, s->old_token, on_rotate_begun, s);
-}
-
-/* ---- sign-out ---- */
-
-struct out_url {
-    void (*done)(const char *url, void *user);
-    void *user;
-};
-
-static void on_out_url(enum base_code rc, const char *json, size_t len, void *user)
-{
-    struct out_url *out = user;
-    struct base_arena *arena = base_arena_new(ARENA_MAX);
-    struct gw_sso_reply reply = {0};
-    const char *url = "";
-
-    if (rc == BASE_OK && gw_sso_decode(&reply, arena, json, len, NULL) == BASE_OK && reply.ok &&
-        reply.url != NULL)
-        url = reply.url;
-    out->done(url, out->user);
-    base_arena_unref(arena);
-    free(out);
-}
-
-void gw_sign_in_out_url(struct gw_loop *loop, const struct gw_session_record *session,
-                        void (*done)(const char *url, void *user), void *user, void *sign_out_user)
-{
-    struct gw_app *app = sign_out_user;
-    struct gw_runtime *runtime = gw_app_runtime(app);
-    const struct pol_provider *provider = pol_provider_find(gw_runtime_policy(runtime), session->provider);
-    auto_buf struct base_buf request = BASE_BUF_INIT(REQUEST_MAX);
-    struct out_url *out;
-    char back[URL_MAX];
-
-    snprintf(back, sizeof(back), "%s/", app->config->public_url);
-    if (app->sso == NULL || provider == NULL || session->logout_hint == NULL) {
-        gw_runtime_unref(runtime);
-        done("", user);
-        return;
-    }
-    if (provider->kind == POL_PROVIDER_SAML) {
-        const char *nl = strchr(session->logout_hint, '\n');
-        auto_free char *name_id =
-            base_memdup0(session->logout_hint,
-                         nl != NULL ? (size_t)(nl - session->logout_hint) : strlen(session->logout_hint));
-
-        gw_sso_encode(&request, "saml_logout_start", "provider", provider->name, "name_id", name_id,
-                      "name_id_format", nl != NULL ? nl + 1 : NULL, "session_index", session->sid, NULL);
-    } else
-        gw_sso_encode(&request, "oidc_logout_url", "provider", provider->name, "id_token_hint",
-                      session->logout_hint, "post_logout_redirect_uri", back, NULL);
-    gw_runtime_unref(runtime);
-    out = base_alloc(sizeof(*out));
-    *out = (struct out_url){done, user};
-    gw_sso_call(app->sso, loop, request.data, request.len, CALL_MS, on_out_url, out);
-    base_wipe(request.data, request.len);
+    gw_sign_in_call(s, on_metadata);
 }
 
 /* ---- the page that lists providers ---- */
@@ -1011,12 +627,12 @@ bool gw_sign_in_handle(struct gw_app *app, struct gw_http *http)
     } routes[] = {
         {POL_PROVIDER_OIDC, "start", "GET", start},
         {POL_PROVIDER_OIDC, "callback", "GET", callback},
-        {POL_PROVIDER_OIDC, "logout", "POST", backchannel_logout},
+        {POL_PROVIDER_OIDC, "logout", "POST", gw_sign_out_backchannel},
         {POL_PROVIDER_SAML, "start", "GET", start},
         {POL_PROVIDER_SAML, "acs", "POST", acs},
         {POL_PROVIDER_SAML, "metadata", "GET", metadata},
-        {POL_PROVIDER_SAML, "slo", "GET", slo},
-        {POL_PROVIDER_SAML, "slo", "POST", slo},
+        {POL_PROVIDER_SAML, "slo", "GET", gw_sign_out_slo},
+        {POL_PROVIDER_SAML, "slo", "POST", gw_sign_out_slo},
     };
     const char *path = gw_http_path(http), *method = gw_http_method(http), *allow = NULL, *what;
     enum pol_provider_kind kind;
@@ -1031,7 +647,7 @@ bool gw_sign_in_handle(struct gw_app *app, struct gw_http *http)
         else if (get)
             choose(app, http);
         else
-            refresh(app, http);
+            gw_sign_in_refresh(app, http);
         return true;
     }
     if (!split_path(path, &kind, name, &what))
@@ -1043,10 +659,10 @@ bool gw_sign_in_handle(struct gw_app *app, struct gw_http *http)
             allow = allow == NULL ? routes[i].method : "GET, POST";
             continue;
         }
-        s = sign_in_new(app, http, name);
+        s = gw_sign_in_new(app, http, name);
         if (s->provider == NULL || s->provider->kind != kind) {
             gw_send_error(http, &(struct gw_api_error){.code = GW_API_NOT_FOUND});
-            over(s);
+            gw_sign_in_over(s);
         } else {
             routes[i].fn(s);
         }

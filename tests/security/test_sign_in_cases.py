@@ -42,11 +42,13 @@ identity:
   mapping:
     - {{group: llm-users, role: employee}}
     - {{group: llm-admins, role: admin}}
-  scim: {{token_file: idp.secret, key: userName}}
+  scim: {{token_file: scim.token, key: userName}}
 """
 gw = new_stack(policy=policy() + IDENTITY)
 (gw.dir / "idp.secret").write_text("not much of a secret")
-os.chmod(gw.dir / "idp.secret", 0o600)
+(gw.dir / "scim.token").write_text("a token of at least twenty-four bytes")
+for secret in ("idp.secret", "scim.token"):
+    os.chmod(gw.dir / secret, 0o600)
 sub = lambda: "user-" + secrets.token_hex(4)
 
 

@@ -1,0 +1,292 @@
+#!/usr/bin/env python3
+"""SCIM against a whole stack: what provisioning clients do, and what becomes of a person's access. Suite security."""
+import pathlib
+import sys
+import threading
+import time
+import urllib.parse
+import uuid
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from scim_client import CORE, ENTERPRISE, World  # noqa: E402
+from gateway_client import tap  # noqa: E402
+from sso_browser import open_stream, wait_end  # noqa: E402
+from tap import case, check, equal  # noqa: E402
+
+name = lambda: f"u{uuid.uuid4().hex[:10]}@example.com"
+PAGE = 200
+
+
+@case
+def test_discovery__documents(w):
+    status, headers, config = w.scim("GET", "/ServiceProviderConfig")
+    equal((status, headers["content-type"]), (200, "application/scim+json"))
+    equal([config[k]["supported"] for k in ("patch", "bulk", "filter", "sort", "etag")], [True, False, True, False, True])
+    types = w.scim("GET", "/ResourceTypes")[2]["Resources"]
+    equal([t["endpoint"] for t in types], ["/Users", "/Groups"])
+    equal(w.scim("GET", "/ResourceTypes/User")[2]["schemaExtensions"][0]["schema"], ENTERPRISE)
+    schemas = w.scim("GET", "/Schemas")[2]["Resources"]
+    equal([s["id"].split(":")[-1] for s in schemas], ["User", "Group", "User"])
+    check({"userName", "active", "emails"} <= {a["name"] for a in schemas[0]["attributes"]})
+    equal(w.scim("GET", "/Schemas/" + CORE)[2]["id"], CORE)
+    equal(w.scim("POST", "/Bulk", {})[0], 404)
+    equal(w.scim("DELETE", "/Users")[1]["allow"], "GET, POST")
+
+
+@case
+def test_user__life(w):
+    email = name()
+    status, headers, made = w.scim("POST", "/Users", {
+        "schemas": [CORE, ENTERPRISE], "userName": email, "externalId": "x-" + email, "active": True, "password": "never kept",
+        "name": {"givenName": "Zoë", "familyName": "Ångström"}, "emails": [{"value": email, "type": "work", "primary": True}],
+        "phoneNumbers": [{"value": "+1 555"}], ENTERPRISE: {"department": "R&D", "manager": {"value": "boss"}}})
+    equal(status, 201, made)
+    equal(headers["location"], made["meta"]["location"])
+    equal(headers["etag"], 'W/"1"')
+    check("password" not in made and "phoneNumbers" not in made, "only what is known is kept")
+    equal((made["name"]["givenName"], made[ENTERPRISE]), ("Zoë", {"department": "R&D"}))
+    path = "/Users/" + made["id"]
+    equal(w.scim("GET", path)[2], made)
+    equal(w.scim("GET", path, headers={"if-none-match": 'W/"1"'})[0], 304)
+    status, headers, changed = w.scim("PUT", path, {"userName": email, "displayName": "Zoë"}, headers={"if-match": 'W/"1"'})
+    equal((status, headers["etag"], changed["displayName"], changed["active"]), (200, 'W/"2"', "Zoë", True))
+    check("name" not in changed and "externalId" not in changed, "PUT replaces everything")
+    equal(w.scim("POST", "/Users", {"userName": email.upper()})[2]["scimType"], "uniqueness")
+    equal(w.scim("DELETE", path)[0], 204)
+    equal([w.scim(m, path, b)[0] for m, b in (("GET", None), ("DELETE", None), ("PUT", {"userName": email}))], [404] * 3)
+    equal(w.find("Users", f'userName eq "{email}"')[2]["totalResults"], 0)
+    again = w.user(email)  # a person comes back as another resource
+    check(again["id"] != made["id"])
+
+
+@case
+def test_user__put_without_active_leaves_it(w):
+    email = name()
+    path = "/Users/" + w.user(email, active=False)["id"]
+    equal(w.scim("PUT", path, {"userName": email})[2]["active"], False)
+    equal(w.scim("PUT", path, {"userName": email, "active": "True"})[2]["active"], True)
+    equal(w.scim("PUT", path, {"userName": email})[2]["active"], True)
+
+
+@case
+def test_user__okta_sends(w):
+    email = name()
+    path = "/Users/" + w.user(email)["id"]
+    status, _, user = w.patch(path, {"op": "replace", "value": {"active": False}})
+    equal((status, user["active"]), (200, False))
+    equal(w.patch(path, {"op": "replace", "value": {"active": True}})[2]["active"], True)
+    found = w.find("Users", f'userName eq "{email}"', "&startIndex=1&count=100")[2]
+    equal((found["totalResults"], found["Resources"][0]["userName"]), (1, email))
+
+
+@case
+def test_user__entra_sends(w):
+    email = name()
+    path = "/Users/" + w.user(email)["id"]
+    status, _, user = w.patch(path, {"op": "Replace", "path": "active", "value": "False"},
+                              {"op": "Add", "path": 'emails[type eq "work"].value', "value": email},
+                              {"op": "Add", "path": "name.givenName", "value": "Ada"},
+                              {"op": "Add", "path": f"{ENTERPRISE}:department", "value": "Sales"},
+                              {"op": "Add", "path": 'phoneNumbers[type eq "mobile"].value', "value": "1"})
+    equal(status, 200, user)
+    equal((user["active"], user["emails"], user["name"], user[ENTERPRISE]),
+          (False, [{"type": "work", "value": email}], {"givenName": "Ada"}, {"department": "Sales"}))
+    status, _, user = w.patch(path, {"op": "Replace", "value": {"active": "True", "name.familyName": "Lovelace", 'emails[type eq "work"].value': "n@x",
+                                                                f"{ENTERPRISE}:department": "Math", "displayName": "Ada"}})
+    equal((status, user["active"], user["name"]["familyName"], user["emails"][0]["value"], user[ENTERPRISE]["department"]),
+          (200, True, "Lovelace", "n@x", "Math"))
+    status, _, user = w.patch(path, {"op": "Remove", "path": "displayName"}, {"op": "Remove", "path": f"{ENTERPRISE}:department"})
+    check("displayName" not in user and ENTERPRISE not in user, user)
+    found = w.find("Users", 'emails[type eq "work"].value eq "n@x"')[2]
+    equal(found["totalResults"], 1)
+
+
+@case
+def test_group__members(w):
+    people = [w.user(name())["id"] for _ in range(4)]
+    group = w.group("team " + uuid.uuid4().hex, people[:1])
+    path = "/Groups/" + group["id"]
+    members = lambda: {m["value"] for m in w.scim("GET", path)[2].get("members", [])}
+    equal(members(), set(people[:1]))
+    equal(w.patch(path, {"op": "Add", "path": "members", "value": [{"value": p} for p in people]})[0], 204)
+    equal(members(), set(people))
+    equal(w.patch(path, {"op": "Remove", "path": "members", "value": [{"value": people[0]}]})[0], 204)
+    equal(w.patch(path, {"op": "remove", "path": f'members[value eq "{people[1]}"]'})[0], 204)
+    equal(members(), set(people[2:]))
+    equal(w.patch(path, {"op": "remove", "path": "members", "value": []})[0], 204)
+    equal(members(), set(people[2:]), "an empty list removes nobody")
+    equal(w.patch(path, {"op": "replace", "value": {"id": group["id"], "displayName": group["displayName"] + "!",
+                                                    "members": [{"value": people[3]}]}})[0], 204)
+    now = w.scim("GET", path)[2]
+    equal((now["displayName"], {m["value"] for m in now["members"]}), (group["displayName"] + "!", {people[3]}))
+    equal([g["value"] for g in w.scim("GET", "/Users/" + people[3])[2]["groups"]], [group["id"]])
+    for text in (f'members.value eq "{people[3]}"', f'members[value eq "{people[3]}"]', f'id eq "{group["id"]}" and members eq "{people[3]}"'):
+        equal(w.find("Groups", text)[2]["totalResults"], 1, text)
+    equal(w.find("Groups", f'displayName eq "{now["displayName"].upper()}"', "&excludedAttributes=members")[2]["Resources"][0].get("members"), None)
+    equal(w.scim("DELETE", "/Users/" + people[3])[0], 204)
+    equal(members(), set(), "a deleted user is in no group")
+    equal(w.scim("DELETE", path)[0], 204)
+    equal(w.scim("GET", path)[0], 404)
+
+
+@case
+def test_attributes__chosen(w):
+    email = name()
+    path = "/Users/" + w.user(email, name={"givenName": "A", "familyName": "B"}, emails=[{"value": email, "type": "work"}])["id"]
+    got = w.scim("GET", path + "?attributes=userName,name.givenName")[2]
+    equal(set(got), {"schemas", "id", "userName", "name"})
+    equal(got["name"], {"givenName": "A"})
+    got = w.scim("GET", path + "?excludedAttributes=emails,name.familyName,id,meta")[2]
+    check("emails" not in got and "meta" not in got and got["name"] == {"givenName": "A"} and "id" in got, got)
+    got = w.scim("POST", "/Users/.search", {"filter": f'userName eq "{email}"', "attributes": ["userName"], "startIndex": 1, "count": 5})
+    equal((got[0], got[2]["Resources"][0]["userName"]), (200, email))
+    equal(set(got[2]["Resources"][0]), {"schemas", "id", "userName"})
+
+
+@case
+def test_filter__forms(w):
+    mark = uuid.uuid4().hex[:8]
+    w.user(f"anna.{mark}@x", displayName="Anna", externalId=f"E1{mark}", emails=[{"value": f"a{mark}@w", "type": "work"}])
+    w.user(f"bert.{mark}@x", active=False, emails=[{"value": f"b{mark}@h", "type": "home"}], name={"familyName": f"Q{mark}"})
+    for text, n in ((f'userName co "{mark}"', 2), (f'userName sw "ANNA.{mark}"', 1), (f'externalId eq "E1{mark}"', 1),
+                    (f'userName co "{mark}" and active eq true', 1), (f'userName co "{mark}" and active eq "False"', 1),
+                    (f'userName co "{mark}" and not (displayName pr)', 1), (f'userName co "{mark}" and not (displayName eq "Anna")', 1),
+                    (f'emails.value eq "A{mark}@w" or emails eq "b{mark}@h"', 2), (f'emails[type eq "home" and value sw "b{mark}"]', 1),
+                    (f'emails[type eq "work"].value eq "b{mark}@h"', 0), (f'urn:ietf:params:scim:schemas:core:2.0:User:userName eq "bert.{mark}@x"', 1),
+                    (f'name.familyName eq "q{mark}"', 1), (f'(userName co "{mark}") and (id pr)', 2), ('id eq "nobody"', 0),
+                    (f'userName eq "{mark}\\" or \\"a"', 0), ("userName eq \"' or 1=1 --\"", 0), ('userName co "%"', 0)):
+        status, _, found = w.find("Users", text)
+        equal((status, found.get("totalResults")), (200, n), text)
+
+
+@case
+def test_etag__of_two_writers_one_wins(w):
+    email = name()
+    path = "/Users/" + w.user(email)["id"]
+    for _ in range(5):
+        tag = w.scim("GET", path)[1]["etag"]
+        results = []
+        threads = [threading.Thread(target=lambda i=i: results.append(
+            w.patch(path, {"op": "replace", "path": "title", "value": f"t{i}"}, headers={"if-match": tag})[0])) for i in range(4)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        equal(sorted(results), [200, 412, 412, 412])
+
+
+@case
+def test_deactivated__sessions_streams_and_keys_end(w):
+    for how in ("patch", "delete", "put", "rename"):
+        email = name()
+        user = w.user(email)
+        browser = w.signed_in(email)
+        key = w.gw.new_key(owner=email.upper())
+        w.eventually(lambda: w.models(browser) != 401)
+        connection, answer = open_stream(w.gw, browser)
+        path, since = "/Users/" + user["id"], time.monotonic()
+        if how == "patch":
+            equal(w.patch(path, {"op": "Replace", "path": "active", "value": "False"})[0], 200)
+        elif how == "delete":
+            equal(w.scim("DELETE", path)[0], 204)
+        elif how == "put":
+            equal(w.scim("PUT", path, {"userName": email, "active": False})[0], 200)
+        else:
+            equal(w.patch(path, {"op": "replace", "path": "userName", "value": "new-" + email})[0], 200)
+        ended, data = wait_end(answer)
+        check(ended - since < 1.0, f"{how}: the stream went on for {ended - since:.2f} s")
+        check(b"session_ended" in data and b"[DONE]" not in data, data[-300:])
+        connection.close()
+        equal(w.models(browser), 401, how)
+        equal(w.gw.request("GET", "/v1/models", key=key)[0], 401, f"{how}: the key")
+        if how != "rename":
+            check(w.sign_in(email)[1].status != 303, f"{how}: he signs in anew")
+
+
+@case
+def test_deactivated__others_go_on_and_he_may_come_back(w):
+    email, other = name(), name()
+    path = "/Users/" + w.user(email)["id"]
+    w.user(other)
+    mine, theirs = w.signed_in(email), w.signed_in(other)
+    equal(w.patch(path, {"op": "replace", "value": {"active": False}})[0], 200)
+    equal(w.models(mine), 401)
+    check(w.models(theirs) != 401)
+    equal(w.patch(path, {"op": "replace", "value": {"active": True}})[0], 200)
+    equal(w.models(mine), 401, "an ended session stays ended")
+    w.eventually(lambda: w.sign_in(email)[1].status == 303, 3)
+
+
+@case
+def test_groups__roles_follow(w):
+    email = name()
+    user = w.user(email)
+    browser = w.signed_in(email)
+    check("reserved" not in w.models(browser))
+    group = w.find("Groups", 'displayName eq "llm-admins"')[2]["Resources"]
+    path = "/Groups/" + (group[0]["id"] if group else w.group("llm-admins")["id"])
+    equal(w.patch(path, {"op": "add", "path": "members", "value": [{"value": user["id"]}]})[0], 204)
+    took = w.eventually(lambda: "reserved" in w.models(browser))
+    check("admin" in browser.who()["roles"], browser.who())
+    equal(w.patch(path, {"op": "remove", "path": f'members[value eq "{user["id"]}"]'})[0], 204)
+    took = max(took, w.eventually(lambda: "reserved" not in w.models(browser)))
+    tap.note(f"roles followed the directory within {took * 1000:.0f} ms")
+
+
+@case
+def test_groups__role_by_the_directory_alone(w):
+    email = name()
+    user = w.user(email)
+    w.eventually(lambda: w.sign_in(email, groups=())[1].status != 303)
+    group = w.group("llm-users", externalId="g-users")
+    equal(w.patch("/Groups/" + group["id"], {"op": "Add", "path": "members", "value": [{"value": user["id"]}]})[0], 204)
+    w.eventually(lambda: w.sign_in(email, groups=())[1].status == 303)
+    browser = w.signed_in(email, groups=())
+    equal(w.scim("DELETE", "/Groups/" + group["id"])[0], 204)
+    w.eventually(lambda: w.models(browser) == 401)
+
+
+@case
+def test_audit__every_write_leaves_one_record(w):
+    path = "/Users/" + w.user(name())["id"]
+    target = path.split("/")[-1]
+    w.patch(path, {"op": "replace", "value": {"active": False}})
+    w.patch(path, {"op": "replace", "path": "userName", "value": ""})  # refused: no record
+    w.scim("DELETE", path)
+    w.gw.wait_shipped()
+    actions = [r["action"] for r in w.gw.audit_rows() if r.get("target") == target]
+    equal(sorted(actions), ["scim.user.create", "scim.user.deactivate", "scim.user.delete"])
+
+
+@case
+def test_list__ten_thousand_users(w):
+    sql = ("insert into identity.scim_users (user_name, active, doc) select 'bulk' || i, true, "
+           "jsonb_build_object('userName', 'bulk' || i, 'active', true) from generate_series(1, 10000) i")
+    w.gw.psql(sql, database="gatehouse")
+    seen, start, worst = set(), 1, 0.0
+    while True:
+        began = time.monotonic()
+        status, _, page = w.scim("GET", f"/Users?startIndex={start}&count=100000&filter=" + urllib.parse.quote('userName sw "bulk"'))
+        worst = max(worst, time.monotonic() - began)
+        equal((status, page["totalResults"]), (200, 10000))
+        check(page["itemsPerPage"] <= PAGE)
+        if not page["Resources"]:
+            break
+        seen |= {u["id"] for u in page["Resources"]}
+        start += page["itemsPerPage"]
+    equal(len(seen), 10000)
+    check(worst < 2.0, f"a page took {worst:.2f} s")
+    email = name()
+    w.user(email)
+    took = w.eventually(lambda: w.sign_in(email, provider="strict")[1].status == 303, 3)
+    tap.note(f"slowest page of 200 among 10,000 users {worst * 1000:.0f} ms; a new user was known {took * 1000:.0f} ms after")
+    w.gw.psql("delete from identity.scim_users where user_name like 'bulk%'", database="gatehouse")
+
+
+def main():
+    with World() as w:
+        code = tap.run(w)
+    return 1 if w.gw.sanitizer_report else code
+
+
+sys.exit(main())
