@@ -2,7 +2,7 @@
  *
  * What: one struct of functions per device kind. Everything that lies on a device (weights, activations, KV pages) is opaque to
  *       graphs, so that a CUDA plug-in can fill the same table. Activations are float32, row-major, one row per token.
- * Who:  the engine's thread alone.
+ * Who:  the engine's thread alone; the functions without a device argument: any thread.
  * Promises: determinism: each element of a result is computed in an order that depends on the shapes of its own row and weight
  *           only, never on how many other rows the call has nor on the number of threads.
  *           Ops may run behind the caller; `finish` and `buf_read` wait, `finish` tells whether anything failed.
@@ -19,6 +19,7 @@
 #define ENGINE_KERNELS_H
 
 #include "base/err.h"
+#include "engine/engine.h"
 #include "engine/quant.h"
 
 #include <stdbool.h>
@@ -35,11 +36,17 @@ struct eng_buf;      /* activations on the device, float32 as seen from here */
 struct eng_kv_store; /* all KV pages of all layers */
 
 struct eng_device_options {
-    unsigned n_threads;     /* CPU; at least 1 */
-    uint32_t max_tokens;    /* rows of the largest step */
-    uint32_t max_context;   /* positions of the longest sequence */
-    uint32_t max_sequences; /* page tables of one step */
-    uint32_t max_logits;    /* rows of one step whose logits are asked for */
+    unsigned n_threads; /* CPU; at least 1 */
+    unsigned index;     /* which of several devices */
+    uint64_t
+        reserve_bytes; /* device memory that open takes, for all that follows: the sum of the *_bytes below. CPU: ignored */
+    uint32_t max_tokens;         /* rows of the largest step */
+    uint32_t max_context;        /* positions of the longest sequence */
+    uint32_t max_sequences;      /* page tables of one step */
+    uint32_t max_logits;         /* rows of one step whose logits are asked for */
+    uint32_t max_rows, max_cols; /* of any matrix that meets all tokens of a step */
+    uint32_t n_vocab;            /* columns of the logits */
+    uint32_t n_heads, head_dim;
 };
 
 /* What a weight is for. */
@@ -87,6 +94,8 @@ struct eng_attn_in {
     struct eng_matmul q, k,
         v; /* q.out is the result [n_tokens, n_heads, head_dim]; k.out and v.out are scratch */
     struct eng_buf *scratch; /* [n_tokens, cols] */
+    /* [head_dim]; NULL: none. Each head of q (k) is divided by its own rms and multiplied by these, before it is turned. */
+    const struct eng_weight *q_norm, *k_norm;
     uint32_t n_heads, n_kv_heads, head_dim;
     /* Cos then sin of each position, [max_context, rope_dim]. Turns pairs (i, i + rope_dim/2) when rope_halves, (2i, 2i+1)
      * otherwise; values past rope_dim stay. */
@@ -114,6 +123,33 @@ struct eng_mlp_in {
     struct eng_buf *scratch;    /* [n_tokens, cols] */
 };
 
+#define ENG_TOP_LOGPROBS_MAX 20u
+
+struct eng_penalty {
+    int32_t id;
+    uint32_t count; /* times in the answer; 0: in the prompt alone */
+};
+
+/* How the next token of one row is chosen: sampler.h has the meaning of each parameter and the order in which they apply. */
+struct eng_choice {
+    struct eng_sampling params;
+    double draw;                         /* the row's random number, in [0, 1) */
+    uint32_t n_tokens;                   /* ids at or above it are never chosen */
+    const struct eng_penalty *penalties; /* [n_penalties], each id once; NULL: none */
+    uint32_t n_penalties;
+    const uint32_t *mask; /* bit id % 32 of word id / 32: may be chosen; NULL: all may */
+    uint32_t n_top;       /* log probabilities wanted, at most ENG_TOP_LOGPROBS_MAX */
+};
+
+struct eng_chosen {
+    int32_t id; /* -1: no logit was a number above -infinity */
+    /* Natural logarithms, of the softmax of the logits as the model gave them; only when n_top > 0, likeliest first, ties to the
+     * lower id. */
+    float logprob;
+    int32_t top_ids[ENG_TOP_LOGPROBS_MAX];
+    float top_logprobs[ENG_TOP_LOGPROBS_MAX];
+};
+
 struct eng_kv_shape {
     uint32_t n_layers, n_pages, n_heads, n_kv_heads, head_dim; /* n_heads: of the queries */
     enum eng_type type;                                        /* ENG_F32 or ENG_F16 */
@@ -125,6 +161,11 @@ struct eng_ops {
     enum base_code (*open)(struct eng_device **ret_dev, const struct eng_device_options *options,
                            struct base_err *err);
     void (*close)(struct eng_device *dev);
+    /* Device memory that each takes, to the byte, so that what does not fit is refused before anything is loaded. data->data is
+     * not read. open_bytes: what the device holds for itself. CPU: host memory. */
+    uint64_t (*open_bytes)(const struct eng_device_options *options);
+    uint64_t (*weight_bytes)(const struct eng_weight_data *data);
+    uint64_t (*buf_bytes)(size_t n_floats);
     /* One line for people: "2 threads, AVX-512 VNNI". */
     void (*describe)(const struct eng_device *dev, char *out, size_t out_bytes);
 
@@ -157,7 +198,13 @@ struct eng_ops {
     /* out [n_logits, cols] = the step's logit rows of x, each x / rms(x) * w, w [cols]. */
     void (*norm_rows)(struct eng_device *dev, const struct eng_buf *x, const struct eng_weight *w, float eps,
                       struct eng_buf *out);
+    /* Chooses one token for each of the step's n_logits rows of logits [n_logits, n_vocab], which are undefined afterwards. */
+    void (*sample)(struct eng_device *dev, struct eng_buf *logits, const struct eng_choice *choices);
+    /* Waits for all ops. An error names op, shape and device; the step's results are undefined then. BASE_UNAVAILABLE: the device
+     * is lost, and every later step fails too. */
     enum base_code (*finish)(struct eng_device *dev, struct base_err *err);
+    /* What `sample` chose [n_logits]; after finish. */
+    void (*chosen_read)(struct eng_device *dev, struct eng_chosen *out);
 };
 
 /* The CPU with kernels by name: "scalar" (the oracle: float32 activations, double sums), "avx2", "avx512"; NULL or "auto": the
