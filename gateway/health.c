@@ -141,6 +141,14 @@ static void put_server(struct base_buf *out, struct gw_app *app)
     gw_metrics_put(out, "gatehouse_conn_open", "gauge", "Connections.", NULL, (double)s.connections_open);
     gw_metrics_put(out, "gatehouse_loop_lag_seconds", "gauge", "Longest pause of a loop in the last 10 s.",
                    NULL, (double)s.loop_lag_us_max / 1e6);
+    gw_metrics_put(out, "gatehouse_loop_callback_seconds", "gauge",
+                   "Longest callback of a loop in the last 10 s, on the clock.", NULL,
+                   (double)s.callback_us_max / 1e6);
+    gw_metrics_put(out, "gatehouse_loop_turn_cpu_seconds", "gauge",
+                   "Most processor time that one turn of a loop took in the last 10 s.", NULL,
+                   (double)s.turn_cpu_us_max / 1e6);
+    gw_metrics_put(out, "gatehouse_loop_slow_callbacks_total", "counter", "Callbacks longer than 2 ms.", NULL,
+                   (double)s.slow_callbacks_total);
     put_refused(out, &s);
     gw_metrics_put(out, "gatehouse_cert_expiry_timestamp_seconds", "gauge", "When the certificate expires.",
                    "name=\"server\"", (double)gw_server_cert_not_after(app->server));

@@ -60,48 +60,58 @@ uint64_t gw_loop_now_ms(const struct gw_loop *loop)
 
 void gw_loop_check_budget(struct gw_loop *loop, const char *what, uint64_t start_us)
 {
-#ifndef NDEBUG
-    uint64_t took_us = base_mono_us() - start_us, now_ms;
+    uint64_t now_us = base_mono_us(), took_us = now_us - start_us;
 
+    gw_worst_note(&loop->callback, now_us, took_us);
     if (took_us <= GW_CALLBACK_BUDGET_US)
         return;
-    now_ms = base_mono_ms();
-    if (loop->slow_logged_ms != 0 && now_ms - loop->slow_logged_ms < 1000)
+    atomic_fetch_add_explicit(&loop->slow_callbacks, 1, memory_order_relaxed);
+#ifndef NDEBUG
+    if (loop->slow_logged_ms != 0 && now_us / 1000 - loop->slow_logged_ms < 1000)
         return;
-    loop->slow_logged_ms = now_ms;
+    loop->slow_logged_ms = now_us / 1000;
     base_log(BASE_LOG_DEBUG, "loop.slow_callback", "a callback held its loop longer than it may",
              LOG_STR("what", what), LOG_INT("loop", loop->index), LOG_INT("took_us", took_us));
 #else
-    (void)loop;
     (void)what;
-    (void)start_us;
 #endif
 }
 
-void gw_loop_note_lag(struct gw_loop *loop, uint64_t lag_us)
+void gw_worst_note(struct gw_worst *worst, uint64_t now_us, uint64_t us)
 {
-    uint64_t second = base_mono_ms() / 1000, slot = second % GW_LAG_SLOTS;
+    uint64_t second = now_us / 1000000, slot = second % GW_WORST_SLOTS;
 
-    if (atomic_load_explicit(&loop->lag_second[slot], memory_order_relaxed) != second) {
-        atomic_store_explicit(&loop->lag_us[slot], 0, memory_order_relaxed);
-        atomic_store_explicit(&loop->lag_second[slot], second, memory_order_relaxed);
+    if (atomic_load_explicit(&worst->second[slot], memory_order_relaxed) != second) {
+        atomic_store_explicit(&worst->us[slot], 0, memory_order_relaxed);
+        atomic_store_explicit(&worst->second[slot], second, memory_order_relaxed);
     }
-    if (atomic_load_explicit(&loop->lag_us[slot], memory_order_relaxed) < lag_us)
-        atomic_store_explicit(&loop->lag_us[slot], lag_us, memory_order_relaxed);
+    if (atomic_load_explicit(&worst->us[slot], memory_order_relaxed) < us)
+        atomic_store_explicit(&worst->us[slot], us, memory_order_relaxed);
 }
 
-uint64_t gw_loop_worst_lag_us(const struct gw_loop *loop)
+uint64_t gw_worst_us(const struct gw_worst *worst)
 {
-    uint64_t second = base_mono_ms() / 1000, worst = 0;
+    uint64_t second = base_mono_ms() / 1000, most = 0;
 
-    for (unsigned i = 0; i < GW_LAG_SLOTS; i++) {
-        uint64_t lag = atomic_load_explicit(&loop->lag_us[i], memory_order_relaxed);
+    for (unsigned i = 0; i < GW_WORST_SLOTS; i++) {
+        uint64_t us = atomic_load_explicit(&worst->us[i], memory_order_relaxed);
 
-        if (atomic_load_explicit(&loop->lag_second[i], memory_order_relaxed) + GW_LAG_SLOTS > second &&
-            lag > worst)
-            worst = lag;
+        if (atomic_load_explicit(&worst->second[i], memory_order_relaxed) + GW_WORST_SLOTS > second &&
+            us > most)
+            most = us;
     }
-    return worst;
+    return most;
+}
+
+/* The processor time of a turn bounds that of each callback in it, the library's own too, and no other program's use of the core is
+ * in it. */
+static void note_turn(struct gw_loop *loop)
+{
+    uint64_t cpu_ns = base_thread_cpu_ns();
+
+    if (loop->cpu_ns != 0)
+        gw_worst_note(&loop->turn_cpu, base_mono_us(), (cpu_ns - loop->cpu_ns) / 1000);
+    loop->cpu_ns = cpu_ns;
 }
 
 /* ---- posts ---- */
@@ -372,6 +382,7 @@ void gw_loop_turn(struct gw_loop *loop)
     h2o_evloop_run(loop->ctx.loop, (int32_t)wait_ms);
     loop->now_ms = 0;
     run_timers(loop);
+    note_turn(loop);
 }
 
 void gw_loop_leave(struct gw_loop *loop)

@@ -382,7 +382,7 @@ static void on_tick(void *arg)
     struct gw_loop *loop = arg;
     uint64_t now_us = base_mono_us();
 
-    gw_loop_note_lag(loop, now_us > loop->tick_due_us ? now_us - loop->tick_due_us : 0);
+    gw_worst_note(&loop->lag, now_us, now_us > loop->tick_due_us ? now_us - loop->tick_due_us : 0);
     gw_guard_sweep(loop, now_us / 1000);
     loop->tick_due_us = base_mono_us() + GW_TICK_MS * 1000u;
     loop->tick = gw_timer_start(loop, GW_TICK_MS, on_tick, loop);
@@ -743,8 +743,8 @@ enum base_code gw_server_reload_tls(struct gw_server *server, struct base_err *e
 
     if (server->tls == NULL)
         return base_fail(err, BASE_INVALID, 0, "no listener uses TLS");
-    rc = gw_tls_load(&fresh, &not_after, server->cert_file, server->key_file,
-                     server->client_ca_file, server->http2, err);
+    rc = gw_tls_load(&fresh, &not_after, server->cert_file, server->key_file, server->client_ca_file,
+                     server->http2, err);
     if (rc != BASE_OK)
         return rc;
     pthread_mutex_lock(&server->tls_lock);
@@ -837,6 +837,14 @@ int64_t gw_server_cert_not_after(const struct gw_server *server)
     return not_after;
 }
 
+static void keep_worst(uint64_t *most_us, const struct gw_worst *worst)
+{
+    uint64_t us = gw_worst_us(worst);
+
+    if (us > *most_us)
+        *most_us = us;
+}
+
 void gw_server_get_stats(struct gw_server *server, struct gw_server_stats *ret_stats)
 {
     const struct gw_stat_counters *c = &server->stats;
@@ -854,10 +862,12 @@ void gw_server_get_stats(struct gw_server *server, struct gw_server_stats *ret_s
     };
 
     for (unsigned l = 0; l < server->n_loops; l++) {
-        uint64_t lag = gw_loop_worst_lag_us(&server->loops[l]);
+        const struct gw_loop *loop = &server->loops[l];
 
-        if (lag > stats.loop_lag_us_max)
-            stats.loop_lag_us_max = lag;
+        keep_worst(&stats.loop_lag_us_max, &loop->lag);
+        keep_worst(&stats.callback_us_max, &loop->callback);
+        keep_worst(&stats.turn_cpu_us_max, &loop->turn_cpu);
+        stats.slow_callbacks_total += atomic_load_explicit(&loop->slow_callbacks, memory_order_relaxed);
     }
     *ret_stats = stats;
 }

@@ -93,7 +93,8 @@ struct gw_server_stats {
     uint64_t connections_open, connections_total, requests_total;
     uint64_t refused_total_connections, refused_total_address; /* over a cap at accept */
     uint64_t cut_total_rate, cut_total_headers, cut_total_body, cut_total_slow, cut_total_stalled;
-    uint64_t loop_lag_us_max; /* worst of the last 10 s */
+    uint64_t loop_lag_us_max, callback_us_max, turn_cpu_us_max; /* worst of the last 10 s */
+    uint64_t slow_callbacks_total;                              /* that took longer than 2 ms */
 };
 void gw_server_get_stats(struct gw_server *server, struct gw_server_stats *ret_stats);
 
@@ -111,7 +112,7 @@ const char *gw_http_query(const struct gw_http *http);  /* after '?', "" when no
 const char *gw_http_header(const struct gw_http *http, const char *name, size_t *ret_len);
 unsigned gw_http_header_count(const struct gw_http *http, const char *name);
 const char *gw_http_body(const struct gw_http *http, size_t *ret_len);
-const char *gw_http_peer(const struct gw_http *http);    /* numeric address without port */
+const char *gw_http_peer(const struct gw_http *http); /* numeric address without port */
 /* True when the connection proved a client certificate: SHA-256 of its DER. */
 bool gw_http_client_cert(const struct gw_http *http, unsigned char sha256[32]);
 uint64_t gw_http_arrived_us(const struct gw_http *http); /* base_mono_us at its complete arrival */

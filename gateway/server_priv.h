@@ -25,12 +25,17 @@ _Static_assert(H2O_VERSION_MAJOR == 2 && H2O_VERSION_MINOR == 2 &&
 
 #define GW_CALLBACK_BUDGET_US 2000u
 #define GW_TICK_MS            100u   /* the sweep; every deadline is met within one tick */
-#define GW_LAG_SLOTS          10u    /* seconds over which the worst loop lag is kept */
+#define GW_WORST_SLOTS        10u    /* seconds over which the worst of something is kept */
 #define GW_RECV_BUFFER        131072 /* what a peer can push between two looks of the guard */
 #define GW_LARGE_BUFFER       262144
 #define GW_SEND_SLICE         32768u /* given to the library at once: progress of a reader is seen in these steps */
 #define GW_BODY_SLACK \
     1048576u /* the library's own body limit lies this far above ours, which answers in JSON */
+
+/* The longest time of each of the last seconds. Written by one thread, read by any. */
+struct gw_worst {
+    _Atomic uint64_t us[GW_WORST_SLOTS], second[GW_WORST_SLOTS];
+};
 
 struct gw_stat_counters {
     atomic_uint_fast64_t connections_open, connections_total, requests_total, refused_connections,
@@ -130,8 +135,9 @@ struct gw_loop {
 
     _Atomic size_t held;   /* memory of bodies, all its connections; written by the loop alone */
     _Atomic size_t queued; /* memory of response queues, as above */
-    _Atomic uint64_t lag_us[GW_LAG_SLOTS];
-    _Atomic uint64_t lag_second[GW_LAG_SLOTS];
+    struct gw_worst lag, callback, turn_cpu;
+    _Atomic uint64_t slow_callbacks; /* longer than GW_CALLBACK_BUDGET_US */
+    uint64_t cpu_ns;                 /* the thread's, when its last turn ended */
 };
 
 /* A count per second. */
@@ -216,10 +222,10 @@ void gw_loop_enter(struct gw_loop *loop);                                       
 void gw_loop_turn(struct gw_loop *loop);    /* waits for events, runs what is due */
 void gw_loop_leave(struct gw_loop *loop);   /* on its thread, after the last turn */
 void gw_loop_dispose(struct gw_loop *loop); /* any thread, after its end: late posts run here */
-/* Complains when a callback that began at start_us took too long. */
+/* Notes how long a callback took that began at start_us. */
 void gw_loop_check_budget(struct gw_loop *loop, const char *what, uint64_t start_us);
-void gw_loop_note_lag(struct gw_loop *loop, uint64_t lag_us);
-uint64_t gw_loop_worst_lag_us(const struct gw_loop *loop);
+void gw_worst_note(struct gw_worst *worst, uint64_t now_us, uint64_t us);
+uint64_t gw_worst_us(const struct gw_worst *worst); /* of the last 10 s */
 
 /* ---- server.c ---- */
 

@@ -369,6 +369,34 @@ static void test_loop_lag__is_seen(void)
     CHECK(stats.loop_lag_us_max > 100000);
 }
 
+/* Uses the core: it is no pause alone, it is processor time of one turn. */
+static void spin(void *arg)
+{
+    uint64_t until_ns = base_thread_cpu_ns() + 20000000;
+
+    while (base_thread_cpu_ns() < until_ns)
+        ;
+}
+
+static void test_loop_callback__longest_is_known(void)
+{
+    struct fixture fx;
+    struct gw_server_stats before, slept, spun;
+
+    fixture_start(&fx, no_request, NULL, NULL, 1);
+    gw_server_get_stats(fx.server, &before);
+    on_loop(gw_server_loop(fx.server, 0), hold, NULL);
+    usleep(50000);
+    gw_server_get_stats(fx.server, &slept);
+    on_loop(gw_server_loop(fx.server, 0), spin, NULL);
+    usleep(50000);
+    gw_server_get_stats(fx.server, &spun);
+    fixture_stop(&fx);
+    CHECK(slept.callback_us_max >= 250000 && slept.slow_callbacks_total > before.slow_callbacks_total);
+    CHECK(slept.turn_cpu_us_max < 20000); /* it slept */
+    CHECK(spun.turn_cpu_us_max >= 20000 && spun.slow_callbacks_total > slept.slow_callbacks_total);
+}
+
 int main(int argc, char **argv)
 {
     static const struct tap_case cases[] = {
@@ -380,6 +408,7 @@ int main(int argc, char **argv)
         CASE(test_watch__level_triggered_and_freed_in_its_callback),
         CASE(test_watch__write_interest_stands_until_taken_back),
         CASE(test_loop_lag__is_seen),
+        CASE(test_loop_callback__longest_is_known),
     };
     int rc;
 
