@@ -2,6 +2,7 @@
 #include "engine/engine_priv.h"
 
 #include "base/mem.h"
+#include "engine/device.h"
 #include "engine/sampler.h"
 
 #include <stdio.h>
@@ -46,73 +47,113 @@ static enum base_code fill_options(struct eng *eng, const struct eng_options *o,
     return BASE_OK;
 }
 
-/* Memory is decided before it is taken: KV pages within their budget, everything within what the machine has. */
-static enum base_code size_kv(struct eng *eng, const struct eng_ops *ops, struct eng_kv_shape *shape,
-                              struct base_err *err)
+#define MIB(bytes) ((unsigned long long)((bytes) >> 20))
+
+/* Memory is decided before it is taken: KV pages within their budget, everything within what the device has. `fixed`: all but the
+ * pages. */
+static enum base_code size_kv(struct eng *eng, const struct eng_device_pick *pick, uint64_t fixed,
+                              struct eng_kv_shape *shape, struct base_err *err)
 {
     const struct eng_options *o = &eng->options;
-    uint64_t page = ops->kv_page_bytes(shape);
-    uint64_t pages = (uint64_t)eng_kvcache_pages_for(o->context_tokens) * o->max_sequences;
-    uint64_t have = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t page = pick->ops->kv_page_bytes(shape);
+    uint64_t one = eng_kvcache_pages_for(o->context_tokens), pages = one * o->max_sequences;
+    uint64_t fit = fixed < pick->free_bytes ? (pick->free_bytes - fixed) / page : 0;
 
     if (o->kv_bytes_max != 0 && pages > o->kv_bytes_max / page)
         pages = o->kv_bytes_max / page;
     if (pages == 0)
         return base_fail(err, BASE_NO_MEMORY, 0, "kv_bytes_max %zu holds no KV page of %llu bytes",
                          o->kv_bytes_max, (unsigned long long)page);
-    if (pages > UINT32_MAX / 2 || pages * page > have ||
-        pages * page + eng_gguf_file_bytes(eng->model->gguf) > have)
+    /* A device's memory is its own: what it has left goes to the cache, as long as one whole context has a place. */
+    if (!pick->is_cpu && o->kv_bytes_max == 0 && pages > fit && fit >= one)
+        pages = fit;
+    if (pages > UINT32_MAX / 2 || pages > fit)
         return base_fail(err, BASE_NO_MEMORY, 0,
-                         "%u sequences of %u tokens need %llu MiB of KV memory, the model %llu MiB; the "
-                         "machine has %llu MiB",
-                         o->max_sequences, o->context_tokens, (unsigned long long)(pages * page >> 20),
-                         (unsigned long long)(eng_gguf_file_bytes(eng->model->gguf) >> 20),
-                         (unsigned long long)(have >> 20));
+                         "%u sequences of %u tokens need %llu MiB of KV memory, the model %llu MiB; %s has "
+                         "%llu MiB free: a shorter context or fewer sequences need less",
+                         o->max_sequences, o->context_tokens, MIB(pages * page), MIB(fixed), pick->name,
+                         MIB(pick->free_bytes));
     shape->n_pages = (uint32_t)pages;
     eng->info.kv_bytes = pages * page;
+    eng->info.device_bytes = fixed + pages * page;
     return BASE_OK;
 }
 
-static enum base_code start_device(struct eng *eng, const struct eng_tuning *tuning, struct base_err *err)
+static void close_device(struct eng *eng)
 {
-    const struct eng_ops *ops = eng_ops_cpu(tuning->kernels);
+    eng_kvcache_free(eng->kv);
+    eng_graph_free(eng->graph);
+    eng->kv = NULL;
+    eng->graph = NULL;
+}
+
+static enum base_code open_device(struct eng *eng, const struct eng_device_pick *pick,
+                                  const struct eng_tuning *tuning, uint32_t *ret_step_tokens,
+                                  struct base_err *err)
+{
     struct eng_options *o = &eng->options;
     struct eng_kv_shape shape = eng_graph_kv_shape(eng->model);
-    uint32_t step_tokens = tuning->step_tokens != 0 ? tuning->step_tokens : ENG_STEP_TOKENS_MAX;
+    uint32_t step_tokens = tuning->step_tokens;
     struct eng_graph_options go;
-    struct eng_sched_options so;
     enum base_code rc;
 
-    if (ops == NULL)
-        return base_fail(err, BASE_UNSUPPORTED, 0, "this machine has no kernels called \"%s\"",
-                         tuning->kernels);
+    if (step_tokens == 0)
+        step_tokens = pick->is_cpu ? ENG_STEP_TOKENS_MAX : ENG_STEP_TOKENS_GPU;
     if (step_tokens < o->max_sequences)
         step_tokens = o->max_sequences;
     shape.type = tuning->exact_kv ? ENG_F32 : ENG_F16;
-    if ((rc = size_kv(eng, ops, &shape, err)) != BASE_OK)
-        return rc;
-    go = (struct eng_graph_options){.ops = ops,
+    go = (struct eng_graph_options){.ops = pick->ops,
                                     .device = {.n_threads = o->n_threads,
+                                               .index = pick->index,
                                                .max_tokens = step_tokens,
                                                .max_context = o->context_tokens,
                                                .max_sequences = o->max_sequences,
                                                .max_logits = o->max_sequences}};
-    if ((rc = eng_graph_new(&eng->graph, eng->model, &go, err)) != BASE_OK)
+    if ((rc = size_kv(eng, pick, eng_graph_bytes(eng->model, &go), &shape, err)) != BASE_OK)
         return rc;
+    go.device.reserve_bytes = eng->info.device_bytes;
+    if ((rc = eng_graph_new(&eng->graph, eng->model, &go, err)) != BASE_OK ||
+        (rc = eng_kvcache_new(&eng->kv, pick->ops, eng_graph_device(eng->graph), &shape, err)) != BASE_OK) {
+        close_device(eng);
+        return rc;
+    }
+    pick->ops->describe(eng_graph_device(eng->graph), eng->info.device, sizeof(eng->info.device));
+    memcpy(eng->info.device_note, pick->note, sizeof(eng->info.device_note));
+    *ret_step_tokens = step_tokens;
+    return BASE_OK;
+}
+
+/* The device that was asked for; left to us, the CPU when no CUDA device takes the model. */
+static enum base_code start_device(struct eng *eng, const struct eng_tuning *tuning, struct base_err *err)
+{
+    const struct eng_options *o = &eng->options;
+    struct eng_device_pick pick, cpu;
+    uint32_t step_tokens = 0;
+    struct base_err why;
+    enum base_code rc = eng_device_pick(
+        &pick, tuning->kernels != NULL && o->device == NULL ? "cpu" : o->device, tuning->kernels, err);
+
+    if (rc != BASE_OK)
+        return rc;
+    rc = open_device(eng, &pick, tuning, &step_tokens, &why);
+    if (rc != BASE_OK && !pick.is_cpu && (o->device == NULL || strcmp(o->device, "auto") == 0) &&
+        eng_device_cpu(&cpu, tuning->kernels, err) == BASE_OK) {
+        snprintf(cpu.note, sizeof(cpu.note), "%.90s: %.220s", pick.name, why.detail);
+        rc = open_device(eng, &cpu, tuning, &step_tokens, &why);
+    }
+    if (rc != BASE_OK)
+        return base_fail(err, rc, why.sys_errno, "%s", why.detail);
     eng_gguf_close_file(eng->model->gguf); /* the device has its own copy of the weights */
-    if ((rc = eng_kvcache_new(&eng->kv, ops, eng_graph_device(eng->graph), &shape, err)) != BASE_OK)
-        return rc;
-    ops->describe(eng_graph_device(eng->graph), eng->info.device, sizeof(eng->info.device));
-    so = (struct eng_sched_options){.graph = eng->graph,
-                                    .kv = eng->kv,
-                                    .tok = eng->tok,
-                                    .n_vocab = eng->model->config.n_vocab,
-                                    .n_tokens = eng->model->vocab.n_tokens,
-                                    .context_tokens = o->context_tokens,
-                                    .step_tokens = step_tokens,
-                                    .max_sequences = o->max_sequences,
-                                    .queue_max = o->queue_max};
-    return eng_sched_start(&eng->sched, &so, err);
+    return eng_sched_start(&eng->sched,
+                           &(struct eng_sched_options){.graph = eng->graph,
+                                                       .kv = eng->kv,
+                                                       .tok = eng->tok,
+                                                       .n_tokens = eng->model->vocab.n_tokens,
+                                                       .context_tokens = o->context_tokens,
+                                                       .step_tokens = step_tokens,
+                                                       .max_sequences = o->max_sequences,
+                                                       .queue_max = o->queue_max},
+                           err);
 }
 
 static void fill_info(struct eng *eng)

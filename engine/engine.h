@@ -38,24 +38,33 @@ struct eng_options {
     uint32_t
         context_tokens;  /* prompt + answer of one request; 0: what the model was trained for, at most 8192 */
     size_t kv_bytes_max; /* memory for KV pages; 0: max_sequences * context_tokens */
+    /* "cpu", "cuda" (the device with most free memory), "cuda:1"; NULL or "auto": a CUDA device if one can run the model, otherwise
+     * the CPU; eng_info.device_note then says why. */
+    const char *device;
 };
 
+/* Where the CUDA plug-in is, when not beside the program or where it was installed: for the whole process, before the first
+ * eng_open. */
+void eng_use_plugin(const char *path);
+
 /* Reads and checks the model file, copies its weights (the file is closed then), reserves all memory, starts the thread. BASE_INVALID/BASE_CORRUPT/BASE_UNSUPPORTED for
- * a bad file with the tensor or key at fault named, BASE_NO_MEMORY when the reservation does not fit. */
+ * a bad file with the tensor or key at fault named, BASE_NO_MEMORY when the reservation does not fit, BASE_UNAVAILABLE when the device asked for cannot be had. */
 enum base_code eng_open(struct eng **ret_eng, const struct eng_options *options, struct base_err *err);
 /* Cancels what runs (each gets its last event), joins the thread. NULL is allowed. */
 void eng_close(struct eng *eng);
 
 struct eng_info {
     char name[96];    /* general.name, made printable */
-    char family[32];  /* "llama", "qwen2" */
+    char family[32];  /* "llama", "qwen2", "qwen3" */
     char weights[16]; /* most common weight type: "Q8_0" */
     uint32_t n_layers, n_embd, n_vocab;
     uint32_t train_context_tokens, context_tokens;
     uint64_t n_params;
     uint64_t file_bytes, kv_bytes;
     bool has_chat_template;
-    char device[96]; /* one line: "CPU, 2 threads, AVX-512" */
+    char device[160];                  /* one line: "CPU, 2 threads, AVX-512" */
+    char device_note[BASE_DETAIL_MAX]; /* why it is not the device that was hoped for; empty: it is */
+    uint64_t device_bytes;             /* memory taken on it */
 };
 void eng_get_info(const struct eng *eng, struct eng_info *ret_info);
 
@@ -122,7 +131,7 @@ struct eng_submit {
     void *user;
 };
 
-/* BASE_FULL when the queue is full, BASE_TOO_LARGE when prompt + max_tokens pass the context (detail has the figures),
+/* BASE_FULL when the queue is full, BASE_UNAVAILABLE when the device was lost, BASE_TOO_LARGE when prompt + max_tokens pass the context (detail has the figures),
  * BASE_INVALID for parameters out of range. On success the caller owns one reference of the request. */
 enum base_code eng_submit(struct eng *eng, const struct eng_submit *submit, struct eng_request **ret_request,
                           struct base_err *err);
@@ -133,6 +142,8 @@ void eng_request_unref(struct eng_request *request);
 
 struct eng_stats {
     uint32_t running, waiting, queue_max;
+    bool
+        device_lost; /* for good: every request fails with BASE_UNAVAILABLE until the engine is opened anew */
     uint64_t oldest_wait_us;
     double kv_usage_ratio;
     uint64_t steps_total, prompt_tokens_total, completion_tokens_total, busy_us_total, last_step_mono_us;

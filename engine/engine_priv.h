@@ -10,11 +10,12 @@
 #include "engine/template.h"
 #include "engine/tokenizer.h"
 
-#define ENG_STEP_TOKENS_MAX 256u /* tokens of one step */
+#define ENG_STEP_TOKENS_MAX 256u  /* tokens of one step on the CPU */
+#define ENG_STEP_TOKENS_GPU 2048u /* enough of them to be bound by arithmetic */
 
 /* What operators need not choose. Zeroed is the default. */
 struct eng_tuning {
-    const char *kernels;  /* see eng_ops_cpu */
+    const char *kernels;  /* see eng_ops_cpu; given, and no device: the CPU */
     bool exact_kv;        /* keys and values in F32 instead of F16 */
     uint32_t step_tokens; /* 0: ENG_STEP_TOKENS_MAX */
 };

@@ -1,6 +1,6 @@
-/* llama, qwen2: see graph_llama.h.
+/* llama, qwen2, qwen3: see graph_llama.h.
  *
- * One layer:   h = rms_norm(x);  q, k, v = h Wq, h Wk, h Wv (+ bias);  q, k turned by their positions;  k, v into the cache
+ * One layer:   h = rms_norm(x);  q, k, v = h Wq, h Wk, h Wv (+ bias);  (head norms;)  q, k turned by their positions;  k, v into the cache
  *              x += attention(q) Wo;  h = rms_norm(x);  x += (silu(h Wgate) * (h Wup)) Wdown
  * Then logits = rms_norm(x) Wout for the rows that are asked for.
  */
@@ -12,7 +12,7 @@
 #include <stdlib.h>
 
 struct layer {
-    struct eng_weight *attn_norm, *q, *k, *v, *o, *q_bias, *k_bias, *v_bias, *o_bias;
+    struct eng_weight *attn_norm, *q, *k, *v, *o, *q_bias, *k_bias, *v_bias, *o_bias, *q_norm, *k_norm;
     struct eng_weight *ffn_norm, *gate, *up, *down, *gate_bias, *up_bias, *down_bias;
 };
 
@@ -26,10 +26,12 @@ struct eng_graph {
     struct eng_buf *x, *h, *q, *k, *v, *attn, *gate, *up, *rows, *logits;
 };
 
-/* Reads tensors one after the other into the same memory, gives them to the device. */
+/* Reads tensors one after the other into the same memory, gives them to the device. Or only counts what they would take. */
 struct loader {
     struct eng_graph *g;
     const struct eng_gguf *gguf;
+    bool counts_only;
+    uint64_t bytes; /* device memory taken so far */
     void *data;
     uint64_t data_bytes;
     enum base_code rc; /* once it is an error loads do nothing, so that a list of them needs one check */
@@ -51,22 +53,27 @@ static bool read_tensor(struct loader *ld, const struct eng_gguf_tensor *t)
     return ld->rc == BASE_OK;
 }
 
-static struct eng_weight *load_for(struct loader *ld, const struct eng_gguf_tensor *t, unsigned uses,
-                                   enum eng_split split)
+static struct eng_weight *give(struct loader *ld, const struct eng_weight_data *data)
 {
     struct eng_weight *w = NULL;
 
-    if (t != NULL && ld->rc == BASE_OK && read_tensor(ld, t)) {
-        struct eng_weight_data data = {.type = t->type,
-                                       .rows = t->n_dims > 1 ? (uint32_t)t->dims[1] : 0,
-                                       .cols = (uint32_t)t->dims[0],
-                                       .uses = uses,
-                                       .split = split,
-                                       .data = ld->data};
-
-        ld->rc = ld->g->ops->weight_new(ld->g->dev, &data, &w, ld->err);
-    }
+    ld->bytes += ld->g->ops->weight_bytes(data);
+    if (!ld->counts_only)
+        ld->rc = ld->g->ops->weight_new(ld->g->dev, data, &w, ld->err);
     return w;
+}
+
+static struct eng_weight *load_for(struct loader *ld, const struct eng_gguf_tensor *t, unsigned uses,
+                                   enum eng_split split)
+{
+    if (t == NULL || ld->rc != BASE_OK || (!ld->counts_only && !read_tensor(ld, t)))
+        return NULL;
+    return give(ld, &(struct eng_weight_data){.type = t->type,
+                                              .rows = t->n_dims > 1 ? (uint32_t)t->dims[1] : 0,
+                                              .cols = (uint32_t)t->dims[0],
+                                              .uses = uses,
+                                              .split = split,
+                                              .data = ld->data});
 }
 
 /* NULL tensors give NULL weights. */
@@ -75,28 +82,35 @@ static struct eng_weight *load(struct loader *ld, const struct eng_gguf_tensor *
     return load_for(ld, t, ENG_USE_MATMUL, split);
 }
 
-static struct eng_buf *new_buf(struct eng_graph *g, size_t rows, size_t cols, enum base_code *rc,
-                               struct base_err *err)
+static struct eng_buf *new_buf(struct loader *ld, size_t rows, size_t cols)
 {
     struct eng_buf *buf = NULL;
 
-    if (*rc == BASE_OK)
-        *rc = g->ops->buf_new(g->dev, rows * cols, &buf, err);
+    if (ld->rc != BASE_OK)
+        return NULL;
+    ld->bytes += ld->g->ops->buf_bytes(rows * cols);
+    if (!ld->counts_only)
+        ld->rc = ld->g->ops->buf_new(ld->g->dev, rows * cols, &buf, ld->err);
     return buf;
 }
 
 /* Angles in double: float would lose the high positions. */
-static enum base_code make_rope(struct eng_graph *g, struct base_err *err)
+static void make_rope(struct loader *ld)
 {
+    struct eng_graph *g = ld->g;
     const struct eng_config *cfg = g->cfg;
     uint32_t n = g->options.device.max_context, half = cfg->rope_dim / 2;
 
     struct eng_weight_data data = {.type = ENG_F32, .cols = n * cfg->rope_dim};
-    auto_free float *table = base_try_zarray((size_t)n * cfg->rope_dim, sizeof(float));
+    auto_free float *table = NULL;
 
-    if (table == NULL)
-        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for the angles of %u positions", n);
-    for (uint32_t pos = 0; pos < n; pos++) {
+    if (ld->rc != BASE_OK)
+        return;
+    if (!ld->counts_only && (table = base_try_zarray((size_t)n * cfg->rope_dim, sizeof(float))) == NULL) {
+        ld->rc = base_fail(ld->err, BASE_NO_MEMORY, 0, "no memory for the angles of %u positions", n);
+        return;
+    }
+    for (uint32_t pos = 0; table != NULL && pos < n; pos++) {
         float *row = table + (size_t)pos * cfg->rope_dim;
 
         for (uint32_t i = 0; i < half; i++) {
@@ -105,7 +119,7 @@ static enum base_code make_rope(struct eng_graph *g, struct base_err *err)
         }
     }
     data.data = table;
-    return g->ops->weight_new(g->dev, &data, &g->rope, err);
+    g->rope = give(ld, &data);
 }
 
 static void load_layer(struct loader *ld, const struct eng_layer *src, struct layer *l)
@@ -119,6 +133,8 @@ static void load_layer(struct loader *ld, const struct eng_layer *src, struct la
     l->k_bias = load(ld, src->k_bias, ENG_SPLIT_ROWS);
     l->v_bias = load(ld, src->v_bias, ENG_SPLIT_ROWS);
     l->o_bias = load(ld, src->o_bias, ENG_SPLIT_NONE);
+    l->q_norm = load(ld, src->q_norm, ENG_SPLIT_NONE);
+    l->k_norm = load(ld, src->k_norm, ENG_SPLIT_NONE);
     l->ffn_norm = load(ld, src->ffn_norm, ENG_SPLIT_NONE);
     l->gate = load(ld, src->gate, ENG_SPLIT_ROWS);
     l->up = load(ld, src->up, ENG_SPLIT_ROWS);
@@ -128,55 +144,88 @@ static void load_layer(struct loader *ld, const struct eng_layer *src, struct la
     l->down_bias = load(ld, src->down_bias, ENG_SPLIT_NONE);
 }
 
-static enum base_code load_weights(struct eng_graph *g, const struct eng_model *m, struct base_err *err)
+static void load_weights(struct loader *ld, const struct eng_model *m)
 {
-    struct loader ld = {.g = g, .gguf = m->gguf, .err = err};
+    struct eng_graph *g = ld->g;
     bool tied = g->cfg->tied_output;
 
-    g->output_norm = load(&ld, m->output_norm, ENG_SPLIT_NONE);
-    g->token_embd = load_for(&ld, m->token_embd, ENG_USE_ROWS | (tied ? ENG_USE_MATMUL : 0),
+    g->output_norm = load(ld, m->output_norm, ENG_SPLIT_NONE);
+    g->token_embd = load_for(ld, m->token_embd, ENG_USE_ROWS | (tied ? ENG_USE_MATMUL : 0),
                              tied ? ENG_SPLIT_ROWS : ENG_SPLIT_NONE);
-    g->output = tied ? g->token_embd : load(&ld, m->output, ENG_SPLIT_ROWS);
+    g->output = tied ? g->token_embd : load(ld, m->output, ENG_SPLIT_ROWS);
     g->layers = base_zalloc(g->cfg->n_layers * sizeof(*g->layers));
     for (uint32_t i = 0; i < g->cfg->n_layers; i++)
-        load_layer(&ld, &m->layers[i], &g->layers[i]);
-    free(ld.data);
-    return ld.rc;
+        load_layer(ld, &m->layers[i], &g->layers[i]);
+    make_rope(ld);
 }
 
-static enum base_code make_buffers(struct eng_graph *g, struct base_err *err)
+static void make_buffers(struct loader *ld)
 {
+    struct eng_graph *g = ld->g;
     const struct eng_config *cfg = g->cfg;
     size_t n = g->options.device.max_tokens;
-    enum base_code rc = BASE_OK;
 
-    g->x = new_buf(g, n, cfg->n_embd, &rc, err);
-    g->h = new_buf(g, n, cfg->n_embd, &rc, err);
-    g->q = new_buf(g, n, (size_t)cfg->n_heads * cfg->head_dim, &rc, err);
-    g->k = new_buf(g, n, (size_t)cfg->n_kv_heads * cfg->head_dim, &rc, err);
-    g->v = new_buf(g, n, (size_t)cfg->n_kv_heads * cfg->head_dim, &rc, err);
-    g->attn = new_buf(g, n, (size_t)cfg->n_heads * cfg->head_dim, &rc, err);
-    g->gate = new_buf(g, n, cfg->n_ff, &rc, err);
-    g->up = new_buf(g, n, cfg->n_ff, &rc, err);
-    g->rows = new_buf(g, g->options.device.max_logits, cfg->n_embd, &rc, err);
-    g->logits = new_buf(g, g->options.device.max_logits, cfg->n_vocab, &rc, err);
-    return rc;
+    g->x = new_buf(ld, n, cfg->n_embd);
+    g->h = new_buf(ld, n, cfg->n_embd);
+    g->q = new_buf(ld, n, (size_t)cfg->n_heads * cfg->head_dim);
+    g->k = new_buf(ld, n, (size_t)cfg->n_kv_heads * cfg->head_dim);
+    g->v = new_buf(ld, n, (size_t)cfg->n_kv_heads * cfg->head_dim);
+    g->attn = new_buf(ld, n, (size_t)cfg->n_heads * cfg->head_dim);
+    g->gate = new_buf(ld, n, cfg->n_ff);
+    g->up = new_buf(ld, n, cfg->n_ff);
+    g->rows = new_buf(ld, g->options.device.max_logits, cfg->n_embd);
+    g->logits = new_buf(ld, g->options.device.max_logits, cfg->n_vocab);
+}
+
+static uint32_t max_u32(uint32_t a, uint32_t b)
+{
+    return a > b ? a : b;
+}
+
+static struct eng_graph *new_graph(const struct eng_model *model, const struct eng_graph_options *options)
+{
+    struct eng_graph *g = base_zalloc(sizeof(*g));
+    const struct eng_config *cfg = &model->config;
+    struct eng_device_options *o = &g->options.device;
+    uint32_t heads = cfg->n_heads * cfg->head_dim;
+
+    g->ops = options->ops;
+    g->cfg = cfg;
+    g->options = *options;
+    o->max_rows = o->max_cols = max_u32(max_u32(cfg->n_embd, cfg->n_ff), heads);
+    o->n_vocab = cfg->n_vocab;
+    o->n_heads = cfg->n_heads;
+    o->head_dim = cfg->head_dim;
+    return g;
+}
+
+uint64_t eng_graph_bytes(const struct eng_model *model, const struct eng_graph_options *options)
+{
+    struct eng_graph *g = new_graph(model, options);
+    struct loader ld = {.g = g, .counts_only = true};
+
+    load_weights(&ld, model);
+    make_buffers(&ld);
+    ld.bytes += g->ops->open_bytes(&g->options.device);
+    eng_graph_free(g);
+    return ld.bytes;
 }
 
 enum base_code eng_graph_new(struct eng_graph **ret_graph, const struct eng_model *model,
                              const struct eng_graph_options *options, struct base_err *err)
 {
-    struct eng_graph *g = base_zalloc(sizeof(*g));
-    enum base_code rc;
+    struct eng_graph *g = new_graph(model, options);
+    struct loader ld = {.g = g, .gguf = model->gguf, .err = err};
 
-    g->ops = options->ops;
-    g->cfg = &model->config;
-    g->options = *options;
-    if ((rc = g->ops->open(&g->dev, &options->device, err)) != BASE_OK ||
-        (rc = load_weights(g, model, err)) != BASE_OK || (rc = make_rope(g, err)) != BASE_OK ||
-        (rc = make_buffers(g, err)) != BASE_OK) {
+    ld.rc = g->ops->open(&g->dev, &g->options.device, err);
+    if (ld.rc == BASE_OK) {
+        load_weights(&ld, model);
+        make_buffers(&ld);
+        free(ld.data);
+    }
+    if (ld.rc != BASE_OK) {
         eng_graph_free(g);
-        return rc;
+        return ld.rc;
     }
     *ret_graph = g;
     return BASE_OK;
@@ -184,9 +233,9 @@ enum base_code eng_graph_new(struct eng_graph **ret_graph, const struct eng_mode
 
 static void free_layer(struct eng_graph *g, struct layer *l)
 {
-    struct eng_weight *all[] = {l->attn_norm, l->q,         l->k,       l->v,        l->o,    l->q_bias,
-                                l->k_bias,    l->v_bias,    l->o_bias,  l->ffn_norm, l->gate, l->up,
-                                l->down,      l->gate_bias, l->up_bias, l->down_bias};
+    struct eng_weight *all[] = {l->attn_norm, l->q,         l->k,       l->v,         l->o,      l->q_bias,
+                                l->k_bias,    l->v_bias,    l->o_bias,  l->ffn_norm,  l->gate,   l->up,
+                                l->down,      l->gate_bias, l->up_bias, l->down_bias, l->q_norm, l->k_norm};
 
     for (size_t i = 0; i < BASE_ARRAY_LEN(all); i++)
         g->ops->weight_free(g->dev, all[i]);
@@ -241,6 +290,8 @@ static void attention_block(struct eng_graph *g, struct eng_kv_store *kv, uint32
                                    .k = {l->k, l->k_bias, g->k, false},
                                    .v = {l->v, l->v_bias, g->v, false},
                                    .scratch = g->h,
+                                   .q_norm = l->q_norm,
+                                   .k_norm = l->k_norm,
                                    .n_heads = cfg->n_heads,
                                    .n_kv_heads = cfg->n_kv_heads,
                                    .head_dim = cfg->head_dim,
@@ -289,14 +340,21 @@ static void run_ops(struct eng_graph *g, struct eng_kv_store *kv, const struct e
 }
 
 enum base_code eng_graph_step(struct eng_graph *g, struct eng_kv_store *kv, const struct eng_step *step,
-                              float *ret_logits, struct base_err *err)
+                              const struct eng_choice *choices, float *ret_logits,
+                              struct eng_chosen *ret_chosen, struct base_err *err)
 {
     enum base_code rc;
 
     if (!g->ops->step_begin(g->dev, step))
         run_ops(g, kv, step);
+    if (choices != NULL && step->n_logits > 0)
+        g->ops->sample(g->dev, g->logits, choices);
     rc = g->ops->finish(g->dev, err);
-    if (rc == BASE_OK && step->n_logits > 0 && ret_logits != NULL)
+    if (rc != BASE_OK || step->n_logits == 0)
+        return rc;
+    if (ret_logits != NULL)
         g->ops->buf_read(g->dev, g->logits, 0, ret_logits, (size_t)step->n_logits * g->cfg->n_vocab);
-    return rc;
+    if (ret_chosen != NULL)
+        g->ops->chosen_read(g->dev, ret_chosen);
+    return BASE_OK;
 }

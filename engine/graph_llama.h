@@ -1,4 +1,4 @@
-/* The forward pass of the llama family (also Mistral and qwen2) over the op table. Private to engine/.
+/* The forward pass of the llama family (also Mistral, qwen2 and qwen3) over the op table. Private to engine/.
  *
  * Who:  the engine's thread alone.
  * Promises: a step's logits do not depend on which other tokens are in the step.
@@ -13,8 +13,12 @@ struct eng_graph;
 
 struct eng_graph_options {
     const struct eng_ops *ops;
-    struct eng_device_options device;
+    struct eng_device_options
+        device; /* what follows from the model (n_vocab, max_rows, ...) is filled in here */
 };
+
+/* Device memory of weights, buffers and the device's own; all but the KV pages. Reads no tensor. */
+uint64_t eng_graph_bytes(const struct eng_model *model, const struct eng_graph_options *options);
 
 /* Opens the device and copies the model's weights to it; `model` must outlive the graph, its file need not stay open. */
 enum base_code eng_graph_new(struct eng_graph **ret_graph, const struct eng_model *model,
@@ -25,9 +29,11 @@ struct eng_device *eng_graph_device(struct eng_graph *graph);
 /* The model's KV shape; n_pages and type are the caller's to fill. */
 struct eng_kv_shape eng_graph_kv_shape(const struct eng_model *model);
 
-/* Runs the step's tokens through all layers, writes their keys and values, and gives logits [n_logits, n_vocab] of the step's
- * logit rows. ret_logits NULL: they stay on the device. */
+/* Runs the step's tokens through all layers, writes their keys and values, and gives of the step's logit rows what is asked for:
+ * what `choices` [n_logits] choose in ret_chosen [n_logits], and/or logits [n_logits, n_vocab] in ret_logits, which wants choices
+ * NULL, since choosing changes them. */
 enum base_code eng_graph_step(struct eng_graph *graph, struct eng_kv_store *kv, const struct eng_step *step,
-                              float *ret_logits, struct base_err *err);
+                              const struct eng_choice *choices, float *ret_logits,
+                              struct eng_chosen *ret_chosen, struct base_err *err);
 
 #endif

@@ -4,6 +4,7 @@
 #include "base/mem.h"
 #include "base/secret.h"
 #include "engine/pool.h"
+#include "engine/sampler.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -39,6 +40,8 @@ struct eng_device {
     uint32_t act_cols; /* columns that `act` has room for */
     float *scratch;    /* [n_threads, scratch_floats] */
     size_t scratch_floats;
+    struct eng_candidate *candidates; /* [n_threads, n_vocab] */
+    struct eng_chosen *chosen;        /* [max_logits] */
 };
 
 /* Zeroed, page-aligned; large blocks ask for huge pages, which spares TLB misses in the weights. */
@@ -120,6 +123,8 @@ static void cpu_close(struct eng_device *dev)
     free(dev->logit_rows);
     free(dev->tiles);
     free(dev->scratch);
+    free(dev->candidates);
+    free(dev->chosen);
     free(dev);
 }
 
@@ -138,8 +143,11 @@ static enum base_code open_with(const struct eng_cpu_kernels *kernels, struct en
     dev->page_table = base_try_zarray(dev->page_table_max, sizeof(*dev->page_table));
     dev->tiles = base_try_zarray((size_t)options->max_tokens + 1, sizeof(*dev->tiles));
     dev->logit_rows = base_try_zarray(options->max_logits, sizeof(*dev->logit_rows));
+    dev->chosen = base_try_zarray(options->max_logits, sizeof(*dev->chosen));
+    dev->candidates =
+        base_try_zarray((size_t)options->n_threads * options->n_vocab, sizeof(*dev->candidates));
     if (dev->ids == NULL || dev->positions == NULL || dev->sequences == NULL || dev->page_table == NULL ||
-        dev->logit_rows == NULL || dev->tiles == NULL) {
+        dev->logit_rows == NULL || dev->tiles == NULL || dev->chosen == NULL || dev->candidates == NULL) {
         cpu_close(dev);
         return base_fail(err, BASE_NO_MEMORY, 0, "no memory for a step of %u tokens", options->max_tokens);
     }
@@ -176,6 +184,35 @@ static void cpu_describe(const struct eng_device *dev, char *out, size_t out_byt
 {
     snprintf(out, out_bytes, "CPU, %u thread%s, %s", dev->options.n_threads,
              dev->options.n_threads == 1 ? "" : "s", dev->kernels->label);
+}
+
+/* Upper bounds: the scores and the rounded activations grow with the largest weight and cache that come. */
+static uint64_t cpu_open_bytes(const struct eng_device_options *o)
+{
+    uint64_t scores = (uint64_t)o->max_context * ENG_ATTEND_ROWS, cols = o->max_cols;
+
+    return (uint64_t)o->n_threads *
+               ((scores > cols ? scores : cols) * sizeof(float) + o->n_vocab * sizeof(struct eng_candidate)) +
+           (uint64_t)o->max_tokens * (cols + cols / 32 * 5 * sizeof(float) + 16);
+}
+
+static uint64_t scalar_weight_bytes(const struct eng_weight_data *data)
+{
+    return (uint64_t)(data->rows > 0 ? data->rows : 1) * eng_row_bytes(data->type, data->cols);
+}
+
+#if defined(ENG_HAVE_X86_KERNELS)
+static uint64_t vector_weight_bytes(const struct eng_weight_data *data)
+{
+    if (data->rows == 0 || (data->uses & ENG_USE_MATMUL) == 0)
+        return scalar_weight_bytes(data);
+    return (uint64_t)((data->rows + ENG_LANES - 1) / ENG_LANES) * eng_cpu_group_bytes(data->type, data->cols);
+}
+#endif
+
+static uint64_t cpu_buf_bytes(size_t n_floats)
+{
+    return (uint64_t)n_floats * sizeof(float);
 }
 
 static void cpu_weight_free(struct eng_device *dev, struct eng_weight *w)
@@ -529,6 +566,13 @@ static void rope_head(float *x, const float *cs, uint32_t half, bool halves)
     }
 }
 
+static void norm_head(const struct eng_device *dev, float *x, const struct eng_weight *w, float eps,
+                      uint32_t hd)
+{
+    if (w != NULL)
+        dev->kernels->rms_norm(x, (const float *)w->raw, eps, hd, x);
+}
+
 /* One head's key into column `slot` of its page, one head's value into row `slot`. */
 static void store_head(const struct eng_device *dev, enum eng_type type, uint8_t *k_page, uint8_t *v_page,
                        uint32_t slot, const float *k, const float *v, uint32_t hd)
@@ -573,9 +617,12 @@ static void place_tokens(void *arg, unsigned thread, uint32_t begin, uint32_t en
         float *k = in->k.out->data + (size_t)t * in->n_kv_heads * hd;
         const float *v = in->v.out->data + (size_t)t * in->n_kv_heads * hd;
 
-        for (uint32_t h = 0; h < in->n_heads; h++)
+        for (uint32_t h = 0; h < in->n_heads; h++) {
+            norm_head(job->dev, q + (size_t)h * hd, in->q_norm, in->eps, hd);
             rope_head(q + (size_t)h * hd, cs, half, in->rope_halves);
+        }
         for (uint32_t h = 0; h < in->n_kv_heads; h++) {
+            norm_head(job->dev, k + (size_t)h * hd, in->k_norm, in->eps, hd);
             rope_head(k + (size_t)h * hd, cs, half, in->rope_halves);
             store_head(job->dev, kv->shape.type, k_page + h * head_bytes, v_page + h * head_bytes,
                        pos % ENG_PAGE_TOKENS, k + (size_t)h * hd, v + (size_t)h * hd, hd);
@@ -660,20 +707,51 @@ static void cpu_mlp_in(struct eng_device *dev, const struct eng_mlp_in *in)
     eng_pool_run(dev->pool, silu_rows, &job, dev->step.n_tokens, 4);
 }
 
+struct sample_job {
+    struct eng_device *dev;
+    float *logits;
+    const struct eng_choice *choices;
+};
+
+static void sample_rows(void *arg, unsigned thread, uint32_t begin, uint32_t end)
+{
+    const struct sample_job *job = arg;
+    uint32_t n_vocab = job->dev->options.n_vocab;
+
+    for (uint32_t r = begin; r < end; r++)
+        eng_choose(&job->choices[r], job->logits + (size_t)r * n_vocab,
+                   job->dev->candidates + (size_t)thread * n_vocab, &job->dev->chosen[r]);
+}
+
+static void cpu_sample(struct eng_device *dev, struct eng_buf *logits, const struct eng_choice *choices)
+{
+    struct sample_job job = {dev, logits->data, choices};
+    size_t values = (size_t)dev->step.n_logits * dev->options.n_vocab;
+
+    eng_pool_run(dev->pool, sample_rows, &job, dev->step.n_logits,
+                 values * sizeof(float) < WORTH_WAKING ? dev->step.n_logits : 1);
+}
+
+static void cpu_chosen_read(struct eng_device *dev, struct eng_chosen *out)
+{
+    memcpy(out, dev->chosen, dev->step.n_logits * sizeof(*out));
+}
+
 static enum base_code cpu_finish(struct eng_device *dev, struct base_err *err)
 {
     return BASE_OK; /* every op above is done when it returns */
 }
 
-#define CPU_OPS(op_name, open_fn)                                                                           \
+#define CPU_OPS(op_name, open_fn, weight_bytes_fn)                                                          \
     {                                                                                                       \
-        .name = op_name, .open = open_fn, .close = cpu_close, .describe = cpu_describe,                     \
+        .name = op_name, .open = open_fn, .close = cpu_close, .open_bytes = cpu_open_bytes,                 \
+        .weight_bytes = weight_bytes_fn, .buf_bytes = cpu_buf_bytes, .describe = cpu_describe,              \
         .weight_new = cpu_weight_new, .weight_free = cpu_weight_free, .buf_new = cpu_buf_new,               \
         .buf_free = cpu_buf_free, .buf_read = cpu_buf_read, .kv_new = cpu_kv_new, .kv_free = cpu_kv_free,   \
         .kv_page_bytes = cpu_kv_page_bytes, .kv_wipe = cpu_kv_wipe, .kv_is_wiped = cpu_kv_is_wiped,         \
         .step_begin = cpu_step_begin, .embed = cpu_embed, .attn_in = cpu_attn_in,                           \
         .attention = cpu_attention, .mlp_in = cpu_mlp_in, .matmul = cpu_matmul, .norm_rows = cpu_norm_rows, \
-        .finish = cpu_finish                                                                                \
+        .sample = cpu_sample, .finish = cpu_finish, .chosen_read = cpu_chosen_read                          \
     }
 
 #if defined(ENG_HAVE_X86_KERNELS)
@@ -696,11 +774,12 @@ static bool has_avx512(void)
 
 const struct eng_ops *eng_ops_cpu(const char *kernels)
 {
-    static const struct eng_ops scalar = CPU_OPS("scalar", open_scalar);
+    static const struct eng_ops scalar = CPU_OPS("scalar", open_scalar, scalar_weight_bytes);
     bool automatic = kernels == NULL || strcmp(kernels, "auto") == 0;
 
 #if defined(ENG_HAVE_X86_KERNELS)
-    static const struct eng_ops avx2 = CPU_OPS("avx2", open_avx2), avx512 = CPU_OPS("avx512", open_avx512);
+    static const struct eng_ops avx2 = CPU_OPS("avx2", open_avx2, vector_weight_bytes),
+                                avx512 = CPU_OPS("avx512", open_avx512, vector_weight_bytes);
 
     __builtin_cpu_init();
     if ((automatic || strcmp(kernels, "avx512") == 0) && has_avx512())

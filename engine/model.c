@@ -59,6 +59,7 @@ static enum base_code get_real(struct loader *ld, const char *suffix, double min
 
 static enum base_code load_family(struct loader *ld)
 {
+    static const char *const families[] = {"llama", "qwen2", "qwen3"};
     struct eng_config *cfg = &ld->model->config;
     struct eng_str arch;
     char key[128];
@@ -69,15 +70,15 @@ static enum base_code load_family(struct loader *ld)
         return base_fail(ld->err, BASE_INVALID, 0, "metadata general.architecture is missing");
     if (rc != BASE_OK)
         return rc;
-    if (arch.n == 5 && memcmp(arch.p, "llama", 5) == 0)
-        strcpy(cfg->family, "llama");
-    else if (arch.n == 5 && memcmp(arch.p, "qwen2", 5) == 0)
-        strcpy(cfg->family, "qwen2");
-    else
+    for (size_t i = 0; i < BASE_ARRAY_LEN(families); i++) {
+        if (arch.n == strlen(families[i]) && memcmp(arch.p, families[i], arch.n) == 0)
+            strcpy(cfg->family, families[i]);
+    }
+    if (cfg->family[0] == '\0')
         return base_fail(ld->err, BASE_UNSUPPORTED, 0,
-                         "architecture \"%.*s\" is not supported (llama and qwen2 are)",
+                         "architecture \"%.*s\" is not supported (llama, qwen2 and qwen3 are)",
                          (int)(arch.n < 40 ? arch.n : 40), arch.p);
-    cfg->rope_halves = strcmp(cfg->family, "qwen2") == 0;
+    cfg->rope_halves = strcmp(cfg->family, "llama") != 0;
     rc = eng_gguf_get_u64(ld->gguf, arch_key(ld, "expert_count", key), UINT32_MAX, &n_experts, ld->err);
     if (rc != BASE_OK && rc != BASE_NOT_FOUND)
         return rc;
@@ -283,6 +284,21 @@ static enum base_code get_tensor(struct loader *ld, const char *name, uint64_t r
     return BASE_OK;
 }
 
+static enum base_code load_head_norms(struct loader *ld, uint32_t i)
+{
+    struct eng_layer *l = &ld->model->layers[i];
+    uint32_t hd = ld->model->config.head_dim;
+    char name[64];
+    enum base_code rc;
+
+    snprintf(name, sizeof(name), "blk.%u.attn_q_norm.weight", i);
+    rc = get_tensor(ld, name, 0, hd, false, &l->q_norm);
+    if (rc != BASE_OK)
+        return rc;
+    snprintf(name, sizeof(name), "blk.%u.attn_k_norm.weight", i);
+    return get_tensor(ld, name, 0, hd, false, &l->k_norm);
+}
+
 static enum base_code load_layer(struct loader *ld, uint32_t i)
 {
     const struct eng_config *cfg = &ld->model->config;
@@ -290,7 +306,7 @@ static enum base_code load_layer(struct loader *ld, uint32_t i)
     const uint64_t d = cfg->n_embd, ff = cfg->n_ff;
     const uint64_t qd = (uint64_t)cfg->n_heads * cfg->head_dim,
                    kvd = (uint64_t)cfg->n_kv_heads * cfg->head_dim;
-    bool qwen2 = strcmp(cfg->family, "qwen2") == 0;
+    bool qwen2 = strcmp(cfg->family, "qwen2") == 0, qwen3 = strcmp(cfg->family, "qwen3") == 0;
     const struct {
         const char *suffix;
         uint64_t rows, cols;
@@ -316,7 +332,9 @@ static enum base_code load_layer(struct loader *ld, uint32_t i)
         if (rc != BASE_OK)
             return rc;
     }
-    return BASE_OK;
+    if (!qwen3)
+        return BASE_OK;
+    return load_head_norms(ld, i);
 }
 
 static enum base_code load_tensors(struct loader *ld)

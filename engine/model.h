@@ -1,7 +1,7 @@
 /* A model: what a file's metadata and tensors mean. Private to engine/.
  *
  * What: turns a parsed GGUF file into one configuration, a table of checked weights and a vocabulary. Families: llama (also
- *       Mistral and its like) and qwen2.
+ *       Mistral and its like), qwen2 and qwen3.
  * Who:  loaded by one thread, then read by any.
  * Promises: every number is checked against a limit below and against the others, every tensor's shape and type against the
  *           configuration; an unused tensor is an error (it would be a family that we do not know), a missing one too.
@@ -24,7 +24,7 @@ struct eng_config {
     uint32_t n_layers, n_embd, n_ff, n_heads, n_kv_heads, head_dim, rope_dim, n_vocab, n_ctx_train;
     float norm_eps;
     bool
-        rope_halves; /* rotates (i, i + rope_dim/2) as qwen2 does; otherwise adjacent pairs as permuted llama files do */
+        rope_halves; /* rotates (i, i + rope_dim/2) as qwen2 and qwen3 do; otherwise adjacent pairs as permuted llama files do */
     bool tied_output;   /* logits use token_embd */
     float rope_scale;   /* multiplies cos and sin (YaRN) */
     double *rope_freqs; /* [rope_dim / 2] radians per position, scaling applied */
@@ -36,6 +36,7 @@ struct eng_layer {
     const struct eng_gguf_tensor *q, *k, *v,
         *o; /* q [n_heads*head_dim, n_embd], o [n_embd, n_heads*head_dim] */
     const struct eng_gguf_tensor *q_bias, *k_bias, *v_bias, *o_bias; /* F32 */
+    const struct eng_gguf_tensor *q_norm, *k_norm;                   /* [head_dim] F32; qwen3 */
     const struct eng_gguf_tensor *ffn_norm;                          /* [n_embd] F32 */
     const struct eng_gguf_tensor *gate, *up, *down; /* gate, up [n_ff, n_embd], down [n_embd, n_ff] */
     const struct eng_gguf_tensor *gate_bias, *up_bias, *down_bias;

@@ -1,4 +1,4 @@
-/* The commands `info`, `chat`, `logits` and `bench`: see eng_cli_main in engine.h. Options, help, and `info`. */
+/* The commands `info`, `chat`, `logits`, `bench` and `fit`: see eng_cli_main in engine.h. Options, help, and `info`. */
 #include "engine/model_cli.h"
 
 #include "base/mem.h"
@@ -15,6 +15,7 @@ static const char usage_text[] = "usage: gatehouse-model COMMAND FILE [options]\
                                  "input (--batch), or a conversation\n"
                                  "  logits FILE   logits after each of the tokens of --ids\n"
                                  "  bench FILE    tokens per second: reading a prompt, and answering\n"
+                                 "  fit [FILE]    which devices are there, and what the model needs of each\n"
                                  "`gatehouse-model COMMAND --help` tells a command's options.\n";
 
 static const char help_info[] =
@@ -37,13 +38,24 @@ static const char help_chat[] =
     "  --threads N        default: the number of cores\n"
     "  --sequences N      answers made at once with --batch; default 8\n"
     "  --kernels NAME     auto, avx512, avx2 or scalar\n"
+    "  --device NAME      auto (a CUDA device if one can, or the CPU), cpu, cuda, cuda:N\n"
+    "  --plugin FILE      the CUDA plug-in; default: beside the program, or where it was installed\n"
     "Without --prompt and --batch, lines of standard input are one conversation.\n";
 static const char help_logits[] =
-    "usage: gatehouse-model logits FILE --ids 1,2,3 [--out FILE] [--threads N] [--kernels NAME]\n"
+    "usage: gatehouse-model logits FILE --ids 1,2,3 [--out FILE] [--threads N] [--kernels NAME] [--device "
+    "NAME] [--plugin FILE]\n"
     "Writes float32 [n_ids, n_vocab] to --out; without it prints the five largest of the last row.\n";
 static const char help_bench[] =
     "usage: gatehouse-model bench FILE [--pp N] [--tg N] [--repeat N] [--threads N] [--kernels NAME]\n"
+    "                             [--device NAME] [--plugin FILE]\n"
     "Reads a prompt of --pp tokens (512), then makes --tg tokens (64), --repeat times (3).\n";
+static const char help_fit[] =
+    "usage: gatehouse-model fit [FILE] [--context N] [--sequences N] [--device NAME] [--plugin FILE]\n"
+    "Lists the devices with their memory and versions, or why there is none. With FILE: the memory that the "
+    "model takes on\n"
+    "each, for --sequences (8) requests of --context tokens at once, and how many such requests would fit. "
+    "Nothing is loaded.\n"
+    "Exit status 0: it fits on the device that would be used.\n";
 
 enum {
     OPT_PROMPT = 1,
@@ -58,6 +70,8 @@ enum {
     OPT_THREADS,
     OPT_SEQUENCES,
     OPT_KERNELS,
+    OPT_DEVICE,
+    OPT_PLUGIN,
     OPT_IDS,
     OPT_OUT,
     OPT_PP,
@@ -79,6 +93,8 @@ static const struct option long_options[] = {
     {"threads", required_argument, NULL, OPT_THREADS},
     {"sequences", required_argument, NULL, OPT_SEQUENCES},
     {"kernels", required_argument, NULL, OPT_KERNELS},
+    {"device", required_argument, NULL, OPT_DEVICE},
+    {"plugin", required_argument, NULL, OPT_PLUGIN},
     {"ids", required_argument, NULL, OPT_IDS},
     {"out", required_argument, NULL, OPT_OUT},
     {"pp", required_argument, NULL, OPT_PP},
@@ -120,6 +136,8 @@ static bool set_option(struct eng_cli *c, int opt, const char *arg)
     case OPT_TOP_P: return real(arg, &c->sampling.top_p);
     case OPT_SEED: return number(arg, UINT64_MAX, &c->sampling.seed);
     case OPT_KERNELS: c->tuning.kernels = arg; return true;
+    case OPT_DEVICE: c->options.device = arg; return true;
+    case OPT_PLUGIN: eng_use_plugin(arg); return true;
     case OPT_IDS: c->ids = arg; return true;
     case OPT_OUT: c->out = arg; return true;
     default: break;
@@ -142,6 +160,13 @@ int eng_cli_fail(const struct base_err *err)
 {
     fprintf(stderr, "%s\n", err->detail);
     return 1;
+}
+
+enum base_code eng_cli_pick(const struct eng_cli *c, struct eng_device_pick *ret_pick, struct base_err *err)
+{
+    const char *want = c->tuning.kernels != NULL && c->options.device == NULL ? "cpu" : c->options.device;
+
+    return eng_device_pick(ret_pick, want, c->tuning.kernels, err);
 }
 
 enum base_code eng_cli_open(struct eng_model **ret_model, const char *path, struct base_err *err)
@@ -221,11 +246,13 @@ int eng_cli_main(int argc, char **argv)
 {
     static const struct {
         const char *name, *help;
+        bool file_optional;
         int (*run)(const struct eng_cli *c);
-    } commands[] = {{"info", help_info, run_info},
-                    {"chat", help_chat, eng_cli_chat},
-                    {"logits", help_logits, eng_cli_logits},
-                    {"bench", help_bench, eng_cli_bench}};
+    } commands[] = {{"info", help_info, false, run_info},
+                    {"chat", help_chat, false, eng_cli_chat},
+                    {"logits", help_logits, false, eng_cli_logits},
+                    {"bench", help_bench, false, eng_cli_bench},
+                    {"fit", help_fit, true, eng_cli_fit}};
     struct eng_cli c = {.sampling = ENG_SAMPLING_DEFAULT, .pp = 512, .tg = 64, .repeat = 3};
     size_t k = 0;
     int opt;
@@ -249,10 +276,10 @@ int eng_cli_main(int argc, char **argv)
         if (!set_option(&c, opt, optarg))
             return 2;
     }
-    if (optind + 1 != argc) {
+    if (optind + 1 != argc && !(commands[k].file_optional && optind == argc)) {
         fputs(commands[k].help, stderr);
         return 2;
     }
-    c.file = argv[optind];
+    c.file = optind < argc ? argv[optind] : NULL;
     return commands[k].run(&c);
 }

@@ -2,6 +2,7 @@
 #ifndef ENGINE_MODEL_CLI_H
 #define ENGINE_MODEL_CLI_H
 
+#include "engine/device.h"
 #include "engine/engine_priv.h"
 
 struct eng_cli {
@@ -15,6 +16,8 @@ struct eng_cli {
 
 /* Prints the error; the exit status 1. */
 int eng_cli_fail(const struct base_err *err);
+/* As eng_open chooses it. */
+enum base_code eng_cli_pick(const struct eng_cli *c, struct eng_device_pick *ret_pick, struct base_err *err);
 /* A model without device and tokenizer. */
 enum base_code eng_cli_open(struct eng_model **ret_model, const char *path, struct base_err *err);
 
@@ -22,5 +25,6 @@ enum base_code eng_cli_open(struct eng_model **ret_model, const char *path, stru
 int eng_cli_chat(const struct eng_cli *c);   /* model_cli_chat.c */
 int eng_cli_logits(const struct eng_cli *c); /* model_cli_bare.c */
 int eng_cli_bench(const struct eng_cli *c);
+int eng_cli_fit(const struct eng_cli *c); /* model_cli_fit.c; c->file may be NULL */
 
 #endif

@@ -19,7 +19,8 @@ struct bare {
     struct eng_graph *graph;
     struct eng_kvcache *kv;
     struct eng_kv_seq seq;
-    char device[96];
+    char device[160];
+    uint32_t step_tokens;
     uint32_t *pages, pages_n;
     uint32_t *positions, *sequences;
     float *logits; /* [max_logits, n_vocab] */
@@ -39,28 +40,31 @@ static void bare_close(struct bare *b)
 static enum base_code bare_open(struct bare *b, const struct eng_cli *c, uint32_t context,
                                 uint32_t max_logits, struct base_err *err)
 {
-    struct eng_graph_options go = {.ops = eng_ops_cpu(c->tuning.kernels)};
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    struct eng_device_pick pick;
+    struct eng_graph_options go;
     struct eng_kv_shape shape;
     enum base_code rc;
 
     *b = (struct bare){0};
-    if (go.ops == NULL)
-        return base_fail(err, BASE_UNSUPPORTED, 0, "this machine has no kernels called \"%s\"",
-                         c->tuning.kernels);
-    if ((rc = eng_cli_open(&b->model, c->file, err)) != BASE_OK)
+    if ((rc = eng_cli_pick(c, &pick, err)) != BASE_OK ||
+        (rc = eng_cli_open(&b->model, c->file, err)) != BASE_OK)
         return rc;
-    go.device = (struct eng_device_options){.n_threads = c->options.n_threads != 0 ? c->options.n_threads
-                                                                                   : (unsigned)cores,
-                                            .max_tokens = ENG_STEP_TOKENS_MAX,
-                                            .max_context = context,
-                                            .max_sequences = 1,
-                                            .max_logits = max_logits};
-    if ((rc = eng_graph_new(&b->graph, b->model, &go, err)) != BASE_OK)
-        return rc;
+    b->step_tokens = pick.is_cpu ? ENG_STEP_TOKENS_MAX : ENG_STEP_TOKENS_GPU;
+    go = (struct eng_graph_options){
+        .ops = pick.ops,
+        .device = {.n_threads = c->options.n_threads != 0 ? c->options.n_threads : (unsigned)cores,
+                   .index = pick.index,
+                   .max_tokens = b->step_tokens,
+                   .max_context = context,
+                   .max_sequences = 1,
+                   .max_logits = max_logits}};
     shape = eng_graph_kv_shape(b->model);
     shape.n_pages = b->pages_n = eng_kvcache_pages_for(context);
-    if ((rc = eng_kvcache_new(&b->kv, go.ops, eng_graph_device(b->graph), &shape, err)) != BASE_OK)
+    go.device.reserve_bytes =
+        eng_graph_bytes(b->model, &go) + pick.ops->kv_page_bytes(&shape) * shape.n_pages;
+    if ((rc = eng_graph_new(&b->graph, b->model, &go, err)) != BASE_OK ||
+        (rc = eng_kvcache_new(&b->kv, go.ops, eng_graph_device(b->graph), &shape, err)) != BASE_OK)
         return rc;
     go.ops->describe(eng_graph_device(b->graph), b->device, sizeof(b->device));
     b->pages = base_zalloc(b->pages_n * sizeof(*b->pages));
@@ -89,7 +93,7 @@ static enum base_code bare_step(struct bare *b, const int32_t *ids, uint32_t fir
                             .logit_rows = rows};
 
     eng_kvcache_extend(b->kv, &b->seq, first + n);
-    return eng_graph_step(b->graph, eng_kvcache_store(b->kv), &step, b->logits, err);
+    return eng_graph_step(b->graph, eng_kvcache_store(b->kv), &step, NULL, b->logits, NULL, err);
 }
 
 static uint32_t parse_ids(const char *text, uint32_t n_vocab, int32_t **ret_ids)
@@ -189,8 +193,8 @@ static enum base_code bench_once(struct bare *b, const struct eng_cli *c, const 
     double cpu0 = cpu_seconds(), cpu1;
     enum base_code rc = BASE_OK;
 
-    for (uint32_t at = 0; at < c->pp && rc == BASE_OK; at += ENG_STEP_TOKENS_MAX) {
-        uint32_t n = c->pp - at < ENG_STEP_TOKENS_MAX ? c->pp - at : ENG_STEP_TOKENS_MAX;
+    for (uint32_t at = 0; at < c->pp && rc == BASE_OK; at += b->step_tokens) {
+        uint32_t n = c->pp - at < b->step_tokens ? c->pp - at : b->step_tokens;
         uint32_t last = n - 1;
 
         rc = bare_step(b, ids + at, at, n, &last, at + n == c->pp, err);

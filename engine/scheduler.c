@@ -56,6 +56,8 @@ struct eng_sched {
     struct eng_request *head, **tail; /* waiting */
     unsigned n_waiting, n_running;
     bool closing;
+    bool lost; /* the device is: nothing runs any more; under mutex */
+    struct base_err lost_err;
     uint64_t oldest_us; /* when the first waiting request came; under mutex */
 
     /* The engine's thread alone. */
@@ -64,10 +66,11 @@ struct eng_sched {
     uint32_t *page_table; /* [max_sequences, pages_per_sequence] */
     int32_t *ids;         /* [step_tokens] and the next two */
     uint32_t *positions, *sequences;
-    uint32_t *logit_rows; /* [max_sequences] */
-    float *logits;        /* [max_sequences, n_vocab] */
-    unsigned turn;        /* which slot is served first */
-    double us_per_token;  /* of reading prompts, smoothed; 0: not known yet */
+    uint32_t *logit_rows;       /* [max_sequences] */
+    struct eng_choice *choices; /* [max_sequences], and what came of them */
+    struct eng_chosen *chosen;
+    unsigned turn;       /* which slot is served first */
+    double us_per_token; /* of reading prompts, smoothed; 0: not known yet */
 
     _Atomic uint64_t steps_total, prompt_tokens_total, completion_tokens_total, busy_us_total, last_step_us;
     _Atomic uint32_t kv_reserved;
@@ -85,7 +88,8 @@ static void sched_unref(struct eng_sched *s)
     free(s->positions);
     free(s->sequences);
     free(s->logit_rows);
-    free(s->logits);
+    free(s->choices);
+    free(s->chosen);
     free(s);
 }
 
@@ -302,7 +306,7 @@ static void build_step(struct eng_sched *s, struct eng_step *step)
     s->turn++;
 }
 
-/* Pages for every token of the step, and which rows want logits. */
+/* Pages for every token of the step, which rows want a next token, and how it is chosen. */
 static uint32_t prepare_step(struct eng_sched *s, const struct eng_step *step)
 {
     uint32_t n_rows = 0;
@@ -312,6 +316,7 @@ static uint32_t prepare_step(struct eng_sched *s, const struct eng_step *step)
 
         if (s->positions[i] + 1 == r->n_ids) { /* the last token known: what follows it? */
             r->logit_row = n_rows;
+            eng_sampler_choice(r->sampler, &s->choices[n_rows]);
             s->logit_rows[n_rows++] = i;
         }
     }
@@ -378,7 +383,30 @@ static void after_step(struct eng_sched *s)
             atomic_fetch_add(&s->prompt_tokens_total, r->n_prompt);
             send(r, &event);
         }
-        take_token(s, i, eng_sampler_next(r->sampler, s->logits + (size_t)r->logit_row * s->options.n_vocab));
+        eng_sampler_took(r->sampler, s->chosen[r->logit_row].id);
+        take_token(s, i, s->chosen[r->logit_row].id);
+    }
+}
+
+/* The device is lost: whoever waits is told, and so is whoever comes. */
+static void give_up(struct eng_sched *s, const struct base_err *err)
+{
+    struct eng_request *gone;
+
+    pthread_mutex_lock(&s->mutex);
+    s->lost = true;
+    s->lost_err = *err;
+    gone = s->head;
+    s->head = NULL;
+    s->tail = &s->head;
+    s->n_waiting = 0;
+    s->oldest_us = 0;
+    pthread_mutex_unlock(&s->mutex);
+    while (gone != NULL) {
+        struct eng_request *r = gone;
+
+        gone = r->next;
+        finish(r, ENG_FINISH_CANCELLED, err);
     }
 }
 
@@ -397,7 +425,8 @@ static void run_step(struct eng_sched *s)
 
     build_step(s, &step);
     step.n_logits = prepare_step(s, &step);
-    rc = eng_graph_step(s->options.graph, eng_kvcache_store(s->options.kv), &step, s->logits, &err);
+    rc = eng_graph_step(s->options.graph, eng_kvcache_store(s->options.kv), &step, s->choices, NULL,
+                        s->chosen, &err);
     took = base_mono_us() - begin;
     if (step.n_tokens >=
         2 * PIECE_MIN) { /* small steps are bound by memory and say nothing about a token's cost */
@@ -412,8 +441,10 @@ static void run_step(struct eng_sched *s)
         after_step(s);
         return;
     }
+    if (rc == BASE_UNAVAILABLE)
+        give_up(s, &err);
     for (unsigned i = 0; i < s->options.max_sequences; i++) {
-        if (s->slots[i] != NULL)
+        if (s->slots[i] != NULL && (rc == BASE_UNAVAILABLE || s->slots[i]->step_tokens > 0))
             finish_slot(s, i, ENG_FINISH_CANCELLED, &err);
     }
 }
@@ -482,9 +513,10 @@ enum base_code eng_sched_start(struct eng_sched **ret_sched, const struct eng_sc
     s->positions = base_try_zarray(o->step_tokens, sizeof(*s->positions));
     s->sequences = base_try_zarray(o->step_tokens, sizeof(*s->sequences));
     s->logit_rows = base_try_zarray(o->max_sequences, sizeof(*s->logit_rows));
-    s->logits = base_try_zarray((size_t)o->max_sequences * o->n_vocab, sizeof(*s->logits));
+    s->choices = base_try_zarray(o->max_sequences, sizeof(*s->choices));
+    s->chosen = base_try_zarray(o->max_sequences, sizeof(*s->chosen));
     ok = s->page_table != NULL && s->ids != NULL && s->positions != NULL && s->sequences != NULL &&
-         s->logit_rows != NULL && s->logits != NULL;
+         s->logit_rows != NULL && s->choices != NULL && s->chosen != NULL;
     if (!ok || pthread_create(&s->thread, NULL, sched_main, s) != 0) {
         sched_unref(s);
         return ok ? base_fail(err, BASE_UNAVAILABLE, 0, "the engine's thread cannot be started")
@@ -548,6 +580,7 @@ enum base_code eng_sched_submit(struct eng_sched *s, const struct eng_submit *su
 {
     uint32_t max_tokens = fit_tokens(s, n_ids, submit->max_tokens);
     struct eng_request *r;
+    struct base_err lost_err = {0};
     bool full;
 
     if (max_tokens == 0)
@@ -561,7 +594,9 @@ enum base_code eng_sched_submit(struct eng_sched *s, const struct eng_submit *su
         return base_fail(err, BASE_NO_MEMORY, 0, "no memory for a sampler");
     }
     pthread_mutex_lock(&s->mutex);
-    full = s->n_waiting >= s->options.queue_max || s->closing;
+    full = s->n_waiting >= s->options.queue_max || s->closing || s->lost;
+    if (s->lost)
+        lost_err = s->lost_err;
     if (!full) {
         r->phase_us = base_mono_us();
         if (s->head == NULL)
@@ -576,6 +611,8 @@ enum base_code eng_sched_submit(struct eng_sched *s, const struct eng_submit *su
     if (full) {
         atomic_store(&r->refs, 1);
         eng_request_unref(r);
+        if (lost_err.code != BASE_OK)
+            return base_fail(err, lost_err.code, 0, "%s", lost_err.detail);
         return base_fail(err, BASE_FULL, 0, "%u requests are waiting already", s->options.queue_max);
     }
     return BASE_OK;
@@ -596,6 +633,7 @@ void eng_sched_stats(struct eng_sched *s, struct eng_stats *ret_stats)
     };
     pthread_mutex_lock(&s->mutex);
     ret_stats->running = s->n_running;
+    ret_stats->device_lost = s->lost;
     ret_stats->waiting = s->n_waiting;
     ret_stats->oldest_wait_us = s->oldest_us != 0 ? base_mono_us() - s->oldest_us : 0;
     pthread_mutex_unlock(&s->mutex);

@@ -20,7 +20,6 @@ struct eng_sched_options {
     struct eng_graph *graph; /* borrowed until stop */
     struct eng_kvcache *kv;  /* likewise */
     const struct eng_tokenizer *tok;
-    uint32_t n_vocab;  /* of a row of logits */
     uint32_t n_tokens; /* ids that may be chosen */
     uint32_t context_tokens, step_tokens;
     unsigned max_sequences, queue_max;

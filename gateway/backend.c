@@ -2,6 +2,7 @@
 #include "gateway/backend_priv.h"
 
 #include "base/mem.h"
+#include "engine/engine.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -85,7 +86,12 @@ struct eng *gw_backend_engine(const struct gw_backend *backend)
 
 bool gw_backend_ready(const struct gw_backend *backend)
 {
-    return backend->kind != POL_BACKEND_ENGINE || backend->engine != NULL;
+    struct eng_stats stats;
+
+    if (backend->kind != POL_BACKEND_ENGINE || backend->engine == NULL)
+        return backend->kind != POL_BACKEND_ENGINE;
+    eng_get_stats(gw_engine_get(backend->engine), &stats);
+    return !stats.device_lost;
 }
 
 enum base_code gw_backend_submit(struct gw_backend *backend, const struct gw_backend_request *request,

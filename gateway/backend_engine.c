@@ -15,6 +15,7 @@
 #include "gateway/backend_priv.h"
 
 #include "base/buf.h"
+#include "base/log.h"
 #include "base/mem.h"
 #include "engine/engine.h"
 
@@ -28,7 +29,7 @@
 struct gw_shared_engine {
     atomic_int refs;
     struct eng *eng;
-    char *file;
+    char *file, *device;
     uint32_t context_tokens, max_sequences, queue_max, threads;
 };
 
@@ -59,7 +60,12 @@ struct engine_call {
 
 static bool same_engine(const struct gw_shared_engine *engine, const struct pol_backend *settings)
 {
-    return strcmp(engine->file, settings->file) == 0 && engine->context_tokens == settings->context_tokens &&
+    struct eng_stats stats;
+
+    eng_get_stats(engine->eng, &stats);
+    return !stats.device_lost && strcmp(engine->file, settings->file) == 0 &&
+           strcmp(engine->device, settings->device != NULL ? settings->device : "auto") == 0 &&
+           engine->context_tokens == settings->context_tokens &&
            engine->max_sequences == settings->max_sequences && engine->queue_max == settings->queue_max &&
            engine->threads == settings->threads;
 }
@@ -73,8 +79,10 @@ enum base_code gw_engine_open(struct gw_shared_engine **ret_engine, const struct
         .max_sequences = settings->max_sequences,
         .queue_max = settings->queue_max,
         .context_tokens = settings->context_tokens,
+        .device = settings->device,
     };
     struct gw_shared_engine *engine;
+    struct eng_info info;
     struct eng *eng = NULL;
     enum base_code rc;
 
@@ -90,10 +98,15 @@ enum base_code gw_engine_open(struct gw_shared_engine **ret_engine, const struct
     atomic_init(&engine->refs, 1);
     engine->eng = eng;
     engine->file = base_strdup(settings->file);
+    engine->device = base_strdup(settings->device != NULL ? settings->device : "auto");
     engine->context_tokens = settings->context_tokens;
     engine->max_sequences = settings->max_sequences;
     engine->queue_max = settings->queue_max;
     engine->threads = settings->threads;
+    eng_get_info(eng, &info);
+    base_log(BASE_LOG_INFO, "engine.opened", info.device, LOG_STR("backend", settings->name),
+             LOG_STR("model", info.name), LOG_INT("device_bytes", (int64_t)info.device_bytes),
+             LOG_STR("note", info.device_note));
     *ret_engine = engine;
     return BASE_OK;
 }
@@ -104,6 +117,7 @@ static void *close_engine(void *arg)
 
     eng_close(engine->eng);
     free(engine->file);
+    free(engine->device);
     free(engine);
     return NULL;
 }

@@ -45,6 +45,8 @@ static const struct option options[] = {
     {"instance", TEXT, AT(instance), "gw1", 0, 0,
      "Name of this gateway in the audit: [a-z0-9-], at most 32. Owns its journal and its chain; never give "
      "it to two."},
+    {"cuda_plugin", TEXT, AT(cuda_plugin), "", 0, 0,
+     "File of the CUDA plug-in. Empty: beside the program, or where it was installed."},
     {"journal_dir", TEXT, AT(journal_dir), NULL, 0, 0,
      "Folder of the audit journal, on a disk that keeps what fdatasync wrote."},
     {"journal_max_bytes", NUMBER, AT(journal_max_bytes), "1073741824", 1048576, 1ull << 42,

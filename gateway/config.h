@@ -24,6 +24,7 @@ struct gw_config {
     char *public_url;
     char *cert_file, *key_file, *client_ca_file; /* client_ca_file "": none */
     char *policy_file, *migrations_dir;
+    char *cuda_plugin; /* "": the usual places */
     char *instance;
     char *journal_dir;
     uint64_t journal_max_bytes;

@@ -29,7 +29,21 @@ struct check {
     const char *name;
     bool ok, needed; /* needed: not ok makes the instance not ready */
     const char *reason;
+    char device[160]; /* of an engine; empty otherwise */
 };
+
+/* A lost device is not held against the instance: the routes after it answer. */
+static struct check engine_check(const struct gw_backend *backend)
+{
+    struct check check = {"engine", gw_backend_ready(backend), false, "the model is loaded"};
+    struct eng_info info;
+
+    eng_get_info(gw_backend_engine(backend), &info);
+    memcpy(check.device, info.device, sizeof(check.device));
+    if (!check.ok)
+        check.reason = "its device was lost: SIGHUP opens the model anew; the next routes answer until then";
+    return check;
+}
 
 static bool any_redis_up(struct gw_app *app)
 {
@@ -75,7 +89,7 @@ static unsigned run_checks(struct gw_app *app, struct check *checks)
         struct gw_backend *backend = gw_runtime_backend_at(runtime, i);
 
         if (gw_backend_engine(backend) != NULL)
-            checks[n++] = (struct check){"engine", gw_backend_ready(backend), true, "the model is loaded"};
+            checks[n++] = engine_check(backend);
     }
     gw_runtime_unref(runtime);
     return n;
@@ -91,10 +105,16 @@ static void send_ready(struct gw_app *app, struct gw_http *http)
     for (unsigned i = 0; i < n; i++)
         ready = ready && (checks[i].ok || !checks[i].needed);
     base_buf_printf(&body, "{\"ready\":%s,\"checks\":[", ready ? "true" : "false");
-    for (unsigned i = 0; i < n; i++)
-        base_buf_printf(&body, "%s{\"name\":\"%s\",\"ok\":%s,\"needed\":%s,\"reason\":\"%s\"}",
+    for (unsigned i = 0; i < n; i++) {
+        base_buf_printf(&body, "%s{\"name\":\"%s\",\"ok\":%s,\"needed\":%s,\"reason\":\"%s\"",
                         i > 0 ? "," : "", checks[i].name, checks[i].ok ? "true" : "false",
                         checks[i].needed ? "true" : "false", checks[i].reason);
+        if (checks[i].device[0] != '\0') {
+            base_buf_append_str(&body, ",\"device\":");
+            base_buf_append_json(&body, checks[i].device, strlen(checks[i].device));
+        }
+        base_buf_append_char(&body, '}');
+    }
     base_buf_append_str(&body, "]}\n");
     gw_http_send(http, ready ? 200 : 503, &(struct gw_header){"content-type", "application/json"}, 1,
                  body.data, body.len);

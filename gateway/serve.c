@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/secret.h"
+#include "engine/engine.h"
 #include "gateway/app.h"
 #include "gateway/codec_sso.h"
 #include "gateway/directory.h"
@@ -346,6 +347,8 @@ static int start(struct process *process)
         return fail("the audit cannot be opened", &err);
     if (open_identity(process, &err) != BASE_OK)
         return fail("the identity store cannot be opened", &err);
+    if (config->cuda_plugin[0] != '\0')
+        eng_use_plugin(config->cuda_plugin);
     if (gw_runtime_load(&app->runtime, config->policy_file, NULL, &err) != BASE_OK)
         return fail("the policy cannot be loaded", &err);
     if (configure_sso(app, gw_runtime_policy(app->runtime), &err) != BASE_OK)

@@ -91,6 +91,7 @@ struct pol_backend {
     const char
         *file; /* model file; relative to the policy file's folder when not absolute (already resolved) */
     uint32_t context_tokens, max_sequences, queue_max, threads; /* 0: the engine's default */
+    const char *device; /* "auto", "cpu", "cuda", "cuda:N"; NULL: auto */
     /* provider; OpenAI-compatible */
     const char *base_url;     /* https://host[:port]/v1, no user info, query or fragment */
     const char *api_key_file; /* NULL: none */

@@ -104,11 +104,20 @@ static enum base_code read_classes(const struct rules_ctx *c, const struct yaml_
 
 /* ---- backends ---- */
 
+static bool is_device(const char *s)
+{
+    if (strncmp(s, "cuda:", 5) == 0)
+        return s[5] >= '0' && s[5] <= '9' && strspn(s + 5, "0123456789") == strlen(s + 5) && strlen(s) <= 7;
+    return strcmp(s, "auto") == 0 || strcmp(s, "cpu") == 0 || strcmp(s, "cuda") == 0;
+}
+
 static enum base_code read_engine(const struct rules_ctx *c, const struct yaml_node *node,
                                   struct pol_backend *backend)
 {
-    static const char *const keys[] = {"file", "context_tokens", "max_sequences", "queue_max", "threads"};
+    static const char *const keys[] = {"file",      "context_tokens", "max_sequences",
+                                       "queue_max", "threads",        "device"};
     enum base_code rc = rules_need_keys(c, node, "engine", keys, BASE_ARRAY_LEN(keys), 1);
+    const struct yaml_node *device = yaml_get(node, "device");
 
     backend->kind = POL_BACKEND_ENGINE;
     if (rc == BASE_OK)
@@ -121,6 +130,12 @@ static enum base_code read_engine(const struct rules_ctx *c, const struct yaml_n
         rc = rules_u32(c, node, "queue_max", 0, 65536, 0, &backend->queue_max);
     if (rc == BASE_OK)
         rc = rules_u32(c, node, "threads", 0, 1024, 0, &backend->threads);
+    if (rc == BASE_OK && device != NULL)
+        rc = rules_word(c, device, "device", &backend->device);
+    if (rc == BASE_OK && device != NULL && !is_device(backend->device))
+        rc = rules_refuse(c, device,
+                          "device is auto, cpu, cuda or cuda:N (cuda:0 is the first), not \"%.40s\"",
+                          backend->device);
     return rc;
 }
 

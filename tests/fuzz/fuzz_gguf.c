@@ -33,7 +33,7 @@ static void one_token(const struct eng_model *model)
         if (!eng_kvcache_reserve(kv, &seq, 2, 0))
             abort();
         eng_kvcache_extend(kv, &seq, 2);
-        if (eng_graph_step(graph, eng_kvcache_store(kv), &step, logits, &err) != BASE_OK)
+        if (eng_graph_step(graph, eng_kvcache_store(kv), &step, NULL, logits, NULL, &err) != BASE_OK)
             abort();
         eng_kvcache_release(kv, &seq);
     }

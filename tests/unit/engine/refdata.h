@@ -176,8 +176,8 @@ __attribute__((unused)) static void lm_run(struct lm *lm, const int32_t *ids, ui
             rows[i] = i;
         }
         eng_kvcache_extend(lm->kv, &lm->seq, first + at + k);
-        CHECK_RC(eng_graph_step(lm->graph, eng_kvcache_store(lm->kv), &step,
-                                logits + (size_t)at * lm->model->config.n_vocab, &err),
+        CHECK_RC(eng_graph_step(lm->graph, eng_kvcache_store(lm->kv), &step, NULL,
+                                logits + (size_t)at * lm->model->config.n_vocab, NULL, &err),
                  BASE_OK, &err);
     }
 }

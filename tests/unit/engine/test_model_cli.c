@@ -21,7 +21,7 @@ static int run(const char *args, char *out, size_t out_bytes)
 
 static void test_eng_cli_main__usage(void)
 {
-    static const char *const commands[] = {"info", "chat", "logits", "bench"};
+    static const char *const commands[] = {"info", "chat", "logits", "bench", "fit"};
     char out[8192], args[64];
 
     CHECK_INT(run("--help", out, sizeof(out)), 0);
@@ -31,7 +31,8 @@ static void test_eng_cli_main__usage(void)
         char help[8192];
         CHECK_INT(run(args, help, sizeof(help)), 0);
         CHECK(strncmp(help, "usage: gatehouse-model", 22) == 0);
-        CHECK_INT(run(commands[i], help, sizeof(help)), 2); /* no file */
+        if (strcmp(commands[i], "fit") != 0)
+            CHECK_INT(run(commands[i], help, sizeof(help)), 2); /* no file */
     }
     CHECK_INT(run("", out, sizeof(out)), 2);
     CHECK_INT(run("fly", out, sizeof(out)), 2);
@@ -76,7 +77,33 @@ static void test_eng_cli_main__commands(void)
     CHECK(strstr(out, "pp64") != NULL);
 }
 
+static void test_eng_cli_main__fit(void)
+{
+    char args[4096], out[8192];
+    const char *source = getenv("GH_SOURCE_ROOT");
+
+    CHECK_INT(run("fit", out, sizeof(out)), 0);
+    CHECK(strstr(out, "cpu ") != NULL && strstr(out, "cuda") != NULL && strstr(out, "used:") != NULL);
+    CHECK_INT(run("fit --device gpu", out, sizeof(out)), 1);
+    CHECK(strstr(out, "none of auto, cpu, cuda") != NULL);
+    CHECK_INT(run("fit --device cuda:16", out, sizeof(out)), 1);
+    CHECK_INT(run("fit --device cuda --plugin /nonexistent.so", out, sizeof(out)), 1);
+    CHECK(strstr(out, "/nonexistent.so") != NULL);
+    CHECK_INT(run("fit --plugin /nonexistent.so", out, sizeof(out)), 0); /* not asked for: the CPU will do */
+    CHECK(strstr(out, "cuda    none: /nonexistent.so") != NULL);
+    snprintf(args, sizeof(args), "fit --device cpu '%s/engine/demo/gatehouse-demo.gguf'",
+             source != NULL ? source : ".");
+    CHECK_INT(run(args, out, sizeof(out)), 0);
+    CHECK(strstr(out, ": fits (") != NULL);
+    snprintf(args, sizeof(args),
+             "fit --device cpu --context 1000 --sequences 1048576 '%s/engine/demo/gatehouse-demo.gguf'",
+             source != NULL ? source : ".");
+    CHECK_INT(run(args, out, sizeof(out)), 1);
+    CHECK(strstr(out, "does not fit") != NULL);
+}
+
 static const struct tap_case cases[] = {
+    CASE(test_eng_cli_main__fit),
     CASE(test_eng_cli_main__usage),
     CASE(test_eng_cli_main__commands),
 };

@@ -117,6 +117,20 @@ static void test_eng_textout_push__first_blank(void)
 /* ---- sampler ---- */
 
 #define N 6
+
+/* As the scheduler and a device do it together. */
+static int32_t next_token(struct eng_sampler *s, float *logits)
+{
+    struct eng_candidate scratch[N];
+    struct eng_choice choice;
+    struct eng_chosen chosen;
+
+    eng_sampler_choice(s, &choice);
+    eng_choose(&choice, logits, scratch, &chosen);
+    eng_sampler_took(s, chosen.id);
+    return chosen.id;
+}
+
 static const float base_logits[N] = {1, 3, 2, 0, 3, -INFINITY};
 
 static int32_t choose(const struct eng_sampling *p, const int32_t *prompt, uint32_t n_prompt, unsigned draws,
@@ -129,7 +143,7 @@ static int32_t choose(const struct eng_sampling *p, const int32_t *prompt, uint3
         float logits[N];
 
         memcpy(logits, base_logits, sizeof(logits));
-        id = eng_sampler_next(s, logits);
+        id = next_token(s, logits);
         CHECK(id >= 0 && id < N);
         if (counts != NULL)
             counts[id]++;
@@ -138,7 +152,7 @@ static int32_t choose(const struct eng_sampling *p, const int32_t *prompt, uint3
     return id;
 }
 
-static void test_eng_sampler_next__greedy(void)
+static void test_eng_choose__greedy(void)
 {
     struct eng_sampling p = ENG_SAMPLING_DEFAULT;
     const int32_t prompt[] = {1, 4, 99};
@@ -156,12 +170,12 @@ static void test_eng_sampler_next__greedy(void)
     CHECK_INT(choose(&p, prompt, 3, 3, NULL), 2);
     p.presence_penalty = 0;
     s = eng_sampler_new(&p, N, NULL, 0);
-    CHECK_INT(eng_sampler_next(s, nan_logits), -1);
-    CHECK_INT(eng_sampler_next(s, one), 2);
+    CHECK_INT(next_token(s, nan_logits), -1);
+    CHECK_INT(next_token(s, one), 2);
     eng_sampler_free(s);
 }
 
-static void test_eng_sampler_next__distribution(void)
+static void test_eng_choose__distribution(void)
 {
     struct eng_sampling p = ENG_SAMPLING_DEFAULT;
     const unsigned draws = 40000;
@@ -177,7 +191,7 @@ static void test_eng_sampler_next__distribution(void)
     CHECK_INT(counts[5], 0);
 }
 
-static void test_eng_sampler_next__truncation(void)
+static void test_eng_choose__truncation(void)
 {
     static const struct {
         uint32_t top_k;
@@ -210,7 +224,7 @@ static void test_eng_sampler_next__truncation(void)
     }
 }
 
-static void test_eng_sampler_next__seeds(void)
+static void test_eng_choose__seeds(void)
 {
     struct eng_sampling p = ENG_SAMPLING_DEFAULT;
     int32_t first[64];
@@ -227,7 +241,7 @@ static void test_eng_sampler_next__seeds(void)
                 int32_t id;
 
                 memcpy(logits, base_logits, sizeof(logits));
-                id = eng_sampler_next(s, logits);
+                id = next_token(s, logits);
                 if (again == 1)
                     CHECK_INT(id, first[i]);
                 else if (seed > 0)
@@ -470,10 +484,10 @@ static const struct tap_case cases[] = {
     CASE(test_eng_textout_push__stop_strings),
     CASE(test_eng_textout_push__utf8_never_cut),
     CASE(test_eng_textout_push__first_blank),
-    CASE(test_eng_sampler_next__greedy),
-    CASE(test_eng_sampler_next__distribution),
-    CASE(test_eng_sampler_next__truncation),
-    CASE(test_eng_sampler_next__seeds),
+    CASE(test_eng_choose__greedy),
+    CASE(test_eng_choose__distribution),
+    CASE(test_eng_choose__truncation),
+    CASE(test_eng_choose__seeds),
     CASE(test_eng_prompt_chat__messages_never_make_control_tokens),
     CASE(test_eng_prompt_chat__refusals),
     CASE(test_eng_prompt_chat__without_template),
