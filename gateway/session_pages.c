@@ -261,7 +261,8 @@ static void visit(struct gw_auth *auth, struct gw_http *http, bool admin, const 
     v->starting = true; /* an answer may be sent, and the request closed, before identify returns */
     gw_http_on_closed(http, on_closed, v);
     if (admin && !read_query(v)) {
-        fail(v, GW_API_INVALID_VALUE);
+        v->work_over = true;
+        send_error(http, GW_API_INVALID_VALUE, NULL);
     } else {
         pending = gw_auth_identify(auth, http, identified, v);
         v->pending = pending;
