@@ -187,6 +187,26 @@ enum gw_key_state gw_keyset_find(struct gw_keyset *set, const unsigned char hash
     return GW_KEY_GOOD;
 }
 
+void gw_keyset_gone(const struct gw_keyset *before, const struct gw_keyset *after, gw_keys_gone_fn *gone,
+                    void *user)
+{
+    struct gw_keys_gone keys = {0};
+
+    for (unsigned i = 0; i < before->n; i++) {
+        const struct entry *old = &before->entries[i], *now = lookup(after, old->hash);
+
+        if (old->revoked || (now != NULL && !now->revoked))
+            continue;
+        memcpy(keys.ids[keys.n++], old->id, sizeof(old->id));
+        if (keys.n == GW_KEYS_GONE_MAX) {
+            gone(&keys, user);
+            keys.n = 0;
+        }
+    }
+    if (keys.n > 0)
+        gone(&keys, user);
+}
+
 void gw_keyset_drain_used(struct gw_keyset *set, gw_keyset_used_fn *each, void *user)
 {
     for (unsigned i = 0; i < set->n; i++) {

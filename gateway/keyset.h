@@ -10,6 +10,7 @@
 
 #include "base/crypto.h"
 #include "base/pg.h"
+#include "gateway/apikey.h"
 #include "gateway/principal.h"
 
 struct gw_keyset;
@@ -33,6 +34,17 @@ unsigned gw_keyset_count(const struct gw_keyset *set);
 /* GOOD fills *ret_principal (method, credential_id, identity; no cache tag) and notes the use. wall_us: now. */
 enum gw_key_state gw_keyset_find(struct gw_keyset *set, const unsigned char hash[BASE_SHA256_BYTES],
                                  int64_t wall_us, struct gw_principal *ret_principal);
+
+/* Calls gone with the ids, GW_KEYS_GONE_MAX at a time, of the keys that `before` let in and `after` does not: revoked or deleted, not
+ * expired. */
+#define GW_KEYS_GONE_MAX 64u
+struct gw_keys_gone {
+    unsigned n;
+    char ids[GW_KEYS_GONE_MAX][GW_APIKEY_ID_LEN + 1];
+};
+typedef void gw_keys_gone_fn(const struct gw_keys_gone *keys, void *user);
+void gw_keyset_gone(const struct gw_keyset *before, const struct gw_keyset *after, gw_keys_gone_fn *gone,
+                    void *user);
 
 /* Calls each with every key whose last use has not been handed out yet. One thread. each returns false: stop, this one is still owed. */
 typedef bool gw_keyset_used_fn(const char *key_id, int64_t used_s, void *user);

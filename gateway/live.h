@@ -1,7 +1,7 @@
 /* Live: what is running now and for whom, so that access that ends, ends at once.
  *
  * What: each loop keeps its calls in a list with their principals. A revocation, of a session, of a person, of a person's session at
- *       an identity provider, cuts those that it meets.
+ *       an identity provider, of an API key, cuts those that it meets.
  * Who:  add, remove on the call's loop; gw_live_cut posts to every loop from any thread.
  */
 #ifndef GATEWAY_LIVE_H

@@ -187,6 +187,25 @@ static void on_revocation(const struct gw_revocation *revocation, void *user)
         gw_live_cut(app->live, app->server, meets, &by, sizeof(by));
 }
 
+static bool by_key(const struct gw_principal *who, const void *arg)
+{
+    const struct gw_keys_gone *keys = arg;
+
+    for (unsigned i = 0; i < keys->n; i++)
+        if (who->method == GW_AUTH_API_KEY && strcmp(who->credential_id, keys->ids[i]) == 0)
+            return true;
+    return false;
+}
+
+/* From the store's watcher. */
+static void on_keys_gone(const struct gw_keys_gone *keys, void *user)
+{
+    struct gw_app *app = user;
+
+    if (atomic_load(&app->serving))
+        gw_live_cut(app->live, app->server, by_key, keys, sizeof(*keys));
+}
+
 /* gw_auth_options.policy */
 static struct pol_snapshot *policy_now(uint64_t *ret_generation, void *user)
 {
@@ -209,8 +228,11 @@ static enum base_code open_identity(struct process *process, struct base_err *er
 
     app->revocations = gw_revocations_new();
     app->directory = gw_directory_new();
-    app->store = gw_store_open(&(struct gw_store_options){
-        .dsn = config->store_dsn, .revocations = app->revocations, .directory = app->directory});
+    app->store = gw_store_open(&(struct gw_store_options){.dsn = config->store_dsn,
+                                                          .revocations = app->revocations,
+                                                          .directory = app->directory,
+                                                          .keys_gone = on_keys_gone,
+                                                          .keys_gone_user = app});
     if (!gw_store_wait_ready(app->store, STORE_READY_MS))
         return base_fail(err, BASE_UNAVAILABLE, 0, "the API keys cannot be read from Postgres (store_dsn)");
     app->sessions =

@@ -12,7 +12,8 @@
  *   2. the version is read before the keys: keys newer than their version are loaded once more, never too
  *      seldom;
  *   3. a connection that failed once is dropped, since base_pg would connect anew and not listen;
- *   4. revocations are read before the keys, so that who finds keys finds them, too.
+ *   4. revocations are read before the keys, so that who finds keys finds them, too;
+ *   5. who is told that a key is gone is told after `keys` is replaced: nothing is let in by it meanwhile.
  */
 #include "gateway/store.h"
 
@@ -95,6 +96,8 @@ static void publish(struct gw_store *store, struct gw_keyset *keys, unsigned n_b
     store->bad_keys = n_bad;
     pthread_cond_broadcast(&store->changed);
     pthread_mutex_unlock(&store->lock);
+    if (old != NULL && store->options.keys_gone != NULL)
+        gw_keyset_gone(old, keys, store->options.keys_gone, store->options.keys_gone_user);
     gw_keyset_unref(old);
 }
 

@@ -27,6 +27,8 @@ struct gw_store_options {
         dsn; /* role gatehouse_store; a direct connection: LISTEN does not work through a transaction pooler */
     struct gw_revocations *revocations; /* fed; NULL: none (commands, tests of keys) */
     struct gw_directory *directory;     /* likewise */
+    gw_keys_gone_fn *keys_gone; /* on the watcher's thread, once they are refused; NULL: nobody is told */
+    void *keys_gone_user;
     unsigned n_workers;         /* connections for gw_store_run; 0: 2 */
     unsigned queue_max;         /* waiting calls, past it BASE_FULL; 0: 1024 */
     unsigned timeout_ms;        /* per query; 0: 2000 */

@@ -184,6 +184,8 @@ def test_deactivated__sessions_streams_and_keys_end(w):
         key = w.gw.new_key(owner=email.upper())
         w.eventually(lambda: w.models(browser) != 401)
         connection, answer = open_stream(w.gw, browser)
+        by_key = w.gw.open_stream(key, "Tell me a long story, " + "word " * 300, model="mock-slow")
+        check(by_key[1].status == 200 and by_key[1].readline(), "the key's stream has begun")
         path, since = "/Users/" + user["id"], time.monotonic()
         if how == "patch":
             equal(w.patch(path, {"op": "Replace", "path": "active", "value": "False"})[0], 200)
@@ -197,6 +199,10 @@ def test_deactivated__sessions_streams_and_keys_end(w):
         check(ended - since < 1.0, f"{how}: the stream went on for {ended - since:.2f} s")
         check(b"session_ended" in data and b"[DONE]" not in data, data[-300:])
         connection.close()
+        ended, data = wait_end(by_key[1])
+        check(ended - since < 1.0, f"{how}: the key's stream went on for {ended - since:.2f} s")
+        check(b"revoked_api_key" in data and b"[DONE]" not in data, data[-300:])
+        by_key[0].close()
         equal(w.models(browser), 401, how)
         equal(w.gw.request("GET", "/v1/models", key=key)[0], 401, f"{how}: the key")
         if how != "rename":
