@@ -194,6 +194,18 @@ enum gw_auth_result gw_auth_check_cookie(const struct gw_auth *auth, struct gw_h
     return GW_AUTH_OK;
 }
 
+void gw_auth_old_token(const struct gw_auth *auth, struct gw_http *http, char out[GW_TOKEN_LEN + 1])
+{
+    struct gw_credential old = gw_auth_credential(http);
+
+    out[0] = '\0';
+    if (old.kind != GW_CREDENTIAL_COOKIE ||
+        !gw_token_genuine(auth->options.key_pepper, GW_TOKEN_SESSION, old.text, old.len)) /* length and all */
+        return;
+    memcpy(out, old.text, GW_TOKEN_LEN);
+    out[GW_TOKEN_LEN] = '\0';
+}
+
 enum gw_auth_result gw_auth_store_result(enum base_code rc)
 {
     if (rc == BASE_OK)

@@ -289,7 +289,6 @@ static bool is_form(struct gw_http *http)
 static void post_link(struct gw_auth *auth, struct gw_http *http)
 {
     const struct base_secret *pepper = auth->options.key_pepper;
-    struct gw_credential old = gw_auth_credential(http);
     char link[GW_TOKEN_LEN + 1] = "";
     struct exchange *x;
     size_t len = 0;
@@ -309,9 +308,7 @@ static void post_link(struct gw_auth *auth, struct gw_http *http)
     gw_token_create(pepper, GW_TOKEN_SESSION, x->token);
     snprintf(x->from, sizeof(x->from), "%s", gw_http_peer(http));
     snprintf(x->session.from, sizeof(x->session.from), "%s", gw_http_peer(http));
-    if (old.kind == GW_CREDENTIAL_COOKIE &&
-        gw_token_genuine(pepper, GW_TOKEN_SESSION, old.text, old.len)) /* length and all */
-        memcpy(x->old_token, old.text, GW_TOKEN_LEN);
+    gw_auth_old_token(auth, http, x->old_token);
     gw_store_run(auth->options.store, x->loop, work_peek, link_peeked, x);
 }
 

@@ -50,6 +50,8 @@ enum gw_auth_result gw_auth_check_cookie(const struct gw_auth *auth, struct gw_h
                                          const struct gw_credential *cookie);
 /* form: see gw_origin_ours. */
 bool gw_auth_origin_ours(const struct gw_auth *auth, struct gw_http *http, bool form);
+/* The token of the session that a browser that signs in still has: "" for none. */
+void gw_auth_old_token(const struct gw_auth *auth, struct gw_http *http, char out[GW_TOKEN_LEN + 1]);
 /* The result for what the store said of a session. */
 enum gw_auth_result gw_auth_store_result(enum base_code rc);
 

@@ -3,7 +3,7 @@
  *     POST --> origin, form, policy --> throttle (memory: name and address) --> Postgres: the row, or none
  *          --> a thread: Argon2id over the row's hash, or over a dummy; the code
  *          --> Postgres: the code is used up and failures cleared (of several at once, one wins), or the failure is counted
- *          --> session, record --> cookie, 303 to /
+ *          --> session, record --> the browser's old session ends --> cookie, 303 to /
  *
  * Invariants:
  *   1. an attempt is counted before it is answered: who leaves early has guessed, too;
@@ -68,7 +68,7 @@ struct attempt {
     /* what the thread found */
     int64_t step; /* 0: refused */
     struct gw_session_record session;
-    char token[GW_TOKEN_LEN + 1];
+    char token[GW_TOKEN_LEN + 1], old_token[GW_TOKEN_LEN + 1], old_id[GW_CREDENTIAL_MAX];
 };
 
 /* ---- the second factor at rest ---- */
@@ -322,6 +322,45 @@ static void send_signed_in(struct attempt *a)
     base_wipe(cookie, sizeof(cookie));
 }
 
+static void succeed(struct attempt *a)
+{
+    if (record(a->local, "local.sign_in", &a->session.who, a->session.who.credential_id) && a->http != NULL) {
+        send_signed_in(a);
+        attempt_free(a);
+        return;
+    }
+    gw_sessions_discard(a->local->auth->options.sessions, a->loop, a->token);
+    unavailable(a);
+}
+
+static void old_revoked(enum base_code rc, const struct gw_session_record *none, void *user)
+{
+    struct attempt *a = user;
+
+    (void)none;
+    if (too_late(a))
+        return;
+    if (rc == BASE_OK) {
+        gw_sessions_discard(a->local->auth->options.sessions, a->loop, a->old_token);
+        record(a->local, "session.end", &a->session.who, a->old_id);
+    }
+    succeed(a);
+}
+
+static void old_known(enum base_code rc, const struct gw_session_record *old, void *user)
+{
+    struct attempt *a = user;
+
+    if (too_late(a))
+        return;
+    if (rc != BASE_OK) { /* none, or it cannot be found: it ends by its limits */
+        succeed(a);
+        return;
+    }
+    snprintf(a->old_id, sizeof(a->old_id), "%s", old->who.credential_id);
+    gw_auth_end_session(a->local->auth, a->loop, a->old_id, "signed in anew", old_revoked, a);
+}
+
 static void on_started(enum base_code rc, const struct gw_session_record *session, void *user)
 {
     struct attempt *a = user;
@@ -335,13 +374,10 @@ static void on_started(enum base_code rc, const struct gw_session_record *sessio
     a->session.who = session->who;
     base_log(BASE_LOG_WARN, "local.signed_in", "a local administrator signed in", LOG_STR("name", a->name),
              LOG_STR("from", a->from));
-    if (record(a->local, "local.sign_in", &session->who, a->session.who.credential_id) && a->http != NULL) {
-        send_signed_in(a);
-        attempt_free(a);
-        return;
-    }
-    gw_sessions_discard(a->local->auth->options.sessions, a->loop, a->token);
-    unavailable(a);
+    if (a->old_token[0] != '\0')
+        gw_sessions_get(a->local->auth->options.sessions, a->loop, a->old_token, old_known, a);
+    else
+        succeed(a);
 }
 
 static void on_accepted(enum base_code rc, void *arg)
@@ -461,6 +497,7 @@ static void post(struct gw_local *local, struct gw_http *http)
         attempt_free(a);
         return;
     }
+    gw_auth_old_token(local->auth, http, a->old_token);
     a->http = http;
     gw_http_on_closed(http, attempt_closed, a);
     gw_store_run(local->auth->options.store, a->loop, work_load, on_loaded, a);

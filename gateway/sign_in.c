@@ -440,18 +440,9 @@ static const char *check_state(struct sign_in *s, enum gw_sign_in_kind kind, con
     return NULL;
 }
 
-static void remember_old_session(struct sign_in *s)
-{
-    struct gw_credential old = gw_auth_credential(s->http);
-
-    if (old.kind == GW_CREDENTIAL_COOKIE &&
-        gw_token_genuine(s->app->auth->options.key_pepper, GW_TOKEN_SESSION, old.text, old.len))
-        memcpy(s->old_token, old.text, GW_TOKEN_LEN);
-}
-
 static void use_state(struct sign_in *s)
 {
-    remember_old_session(s);
+    gw_auth_old_token(s->app->auth, s->http, s->old_token);
     snprintf(s->session.from, sizeof(s->session.from), "%s", gw_http_peer(s->http));
     gw_sessions_use_once(s->app->sessions, s->loop, "sign_in", s->state.state,
                          s->state.created_s + 2 * GW_SIGN_IN_VALID_S, on_state_used, s);

@@ -680,6 +680,37 @@ static void test_local__signs_in(void)
     CHECK(strstr(answer.text, "ok session ada admin ") != NULL);
 }
 
+/* The cookie of an answer, as a request's header. */
+static void cookie_of(const struct gate_answer *answer, char out[512])
+{
+    const char *set = gate_header(answer, "set-cookie");
+
+    snprintf(out, 512, "cookie: %.*s\r\n", (int)strcspn(set, ";"), set);
+}
+
+static void test_local__ends_the_browsers_old_session(void)
+{
+    char cookie[512], other[512], headers[1024];
+    struct gate_answer answer;
+
+    fresh_throttle();
+    new_admin("twice");
+    answer = sign_in(OURS FORM, "twice", PASSWORD, code_now(-1));
+    cookie_of(&answer, cookie);
+    answer = sign_in(OURS FORM, "twice", PASSWORD, code_now(0));
+    cookie_of(&answer, other);
+    CHECK(strstr(gate_request(gate, "GET", "/whoami", cookie, "").text, "ok session twice admin ") != NULL);
+    gate_events(gate);
+    snprintf(headers, sizeof(headers), OURS FORM "%s", cookie);
+    answer = sign_in(headers, "twice", PASSWORD, code_now(1));
+    CHECK_INT(answer.status, 303);
+    CHECK_STR(gate_events(gate), "session.end twice;local.sign_in twice;");
+    CHECK_INT(gate_request(gate, "GET", "/whoami", cookie, "").status, 401);
+    CHECK(strstr(gate_request(gate, "GET", "/whoami", other, "").text, "ok session twice admin ") != NULL);
+    cookie_of(&answer, cookie);
+    CHECK(strstr(gate_request(gate, "GET", "/whoami", cookie, "").text, "ok session twice admin ") != NULL);
+}
+
 static void test_local__wrong_password(void)
 {
     fresh_throttle();
@@ -1023,6 +1054,7 @@ int main(int argc, char **argv)
         CASE(test_key__of_an_account_that_is_gone),
         CASE(test_key__of_a_person),
         CASE(test_local__signs_in),
+        CASE(test_local__ends_the_browsers_old_session),
         CASE(test_local__wrong_password),
         CASE(test_local__wrong_code),
         CASE(test_local__code_once),
