@@ -23,6 +23,7 @@
 #include "gateway/auth_priv.h"
 #include "gateway/form.h"
 #include "gateway/page.h"
+#include "gateway/tags.h"
 #include "policy/policy.h"
 
 #include <pthread.h>
@@ -38,6 +39,7 @@
 #define LOCK_MAX_MS        900000ull
 #define FORGET_MS          3600000ull
 #define PASSWORD_FIELD_MAX 512u
+#define STEP_SLACK         10 /* clocks of gateways differ */
 
 /* Failures of one name or address; shared by those whose keyed hash meets. */
 struct bucket {
@@ -398,6 +400,7 @@ static void on_accepted(enum base_code rc, void *arg)
     }
     forgive(a->local, a);
     snprintf(a->session.from, sizeof(a->session.from), "%s", a->from);
+    snprintf(a->session.provider, sizeof(a->session.provider), "%s", GW_LOCAL_PROVIDER);
     gw_token_create(auth->options.key_pepper, GW_TOKEN_SESSION, a->token);
     gw_sessions_start(auth->options.sessions, a->loop, a->token, &a->session, on_started, a);
 }
@@ -517,6 +520,57 @@ bool gw_local_handle(struct gw_local *local, struct gw_http *http)
     else
         gw_http_send(http, 405, &allow, 1, "", 0);
     return true;
+}
+
+/* ---- switched off ---- */
+
+bool gw_local_may_stay(const struct pol_snapshot *policy, const char *provider)
+{
+    return CHECK("local.session_off",
+                 strcmp(provider, GW_LOCAL_PROVIDER) != 0 || pol_identity(policy)->break_glass);
+}
+
+/* Those who came in within the absolute limit: the step of the last code says when. */
+static enum base_code work_end_all(struct base_pg *pg, void *arg, struct base_err *err)
+{
+    const struct gw_local *local = arg;
+    const struct gw_auth_options *o = &local->auth->options;
+    auto_pg_rows struct base_pg_rows *rows = NULL;
+    char since[24];
+    const struct base_pg_param params[] = {PG_TEXT(since)};
+    enum base_code rc;
+
+    snprintf(since, sizeof(since), "%lld",
+             (long long)(base_wall_us() / 1000000 - o->session_absolute_s) / GW_TOTP_STEP_S - STEP_SLACK);
+    rc = base_pg_exec(pg, "SELECT name FROM identity.local_admins WHERE totp_used >= $1::bigint", params,
+                      BASE_ARRAY_LEN(params), &rows, err);
+    for (unsigned i = 0; rc == BASE_OK && i < base_pg_n_rows(rows); i++) {
+        const char *name = base_pg_text(rows, i, 0);
+        const struct gw_revoke_new revoke = {
+            .kind = GW_REVOCATION_PERSON,
+            .tag = gw_tag(o->key_pepper, GW_TAG_PERSON, GW_LOCAL_ISSUER, name, NULL),
+            .reason = "break_glass was switched off",
+            .keep_s = o->session_absolute_s,
+            .key_issuer = GW_LOCAL_ISSUER,
+            .key_subject = name};
+        struct gw_revocation revocation;
+
+        rc = gw_sql_revoke(pg, &revoke, &revocation, err); /* the store's watcher brings it, here too */
+    }
+    return rc;
+}
+
+static void on_all_ended(enum base_code rc, void *arg)
+{
+    struct gw_local *local = arg;
+
+    if (!atomic_load(&local->stopping))
+        record(local, rc == BASE_OK ? "local.off" : "local.off_failed", NULL, "");
+}
+
+void gw_local_end_all(struct gw_local *local, struct gw_loop *loop)
+{
+    gw_store_run(local->auth->options.store, loop, work_end_all, on_all_ended, local);
 }
 
 struct gw_local *gw_local_new(struct gw_auth *auth)

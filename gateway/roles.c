@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/mem.h"
 #include "gateway/directory.h"
+#include "gateway/local_admin.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -90,6 +91,8 @@ enum base_code gw_roles_refine(struct gw_principal *who, const char *provider, c
     if (!CHECK("scim.use_deactivated", state != GW_PERSON_DEACTIVATED) ||
         !CHECK("scim.use_required",
                settings == NULL || !settings->directory_required || state != GW_PERSON_UNKNOWN))
+        rc = BASE_DENIED;
+    if (!gw_local_may_stay(policy, provider))
         rc = BASE_DENIED;
     for (size_t i = 0; rc == BASE_OK && i < n; i++)
         if (!add_role(who, roles[i]))

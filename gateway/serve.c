@@ -393,10 +393,23 @@ static int start(struct process *process)
 
 /* ---- signals ---- */
 
+static void end_local_sessions(void *arg)
+{
+    struct gw_app *app = arg;
+
+    gw_local_end_all(app->local, gw_server_loop(app->server, 0));
+}
+
+static bool break_glass(const struct gw_app *app)
+{
+    return pol_identity(gw_runtime_policy(app->runtime))->break_glass;
+}
+
 static void reload(struct gw_app *app)
 {
     struct gw_runtime *runtime = NULL;
     struct base_err err = {0};
+    bool had_local = break_glass(app);
 
     if (gw_runtime_load(&runtime, app->config->policy_file, app->runtime, &err) == BASE_OK &&
         (configure_sso(app, gw_runtime_policy(runtime), &err) != BASE_OK ||
@@ -406,6 +419,8 @@ static void reload(struct gw_app *app)
     }
     if (runtime != NULL) {
         gw_app_set_runtime(app, runtime);
+        if (had_local && !break_glass(app))
+            gw_loop_post(gw_server_loop(app->server, 0), end_local_sessions, app);
         gw_metric_add(GW_M_RELOAD, "what=\"policy\",result=\"ok\"", 1);
         base_log(BASE_LOG_INFO, "policy.reloaded", "a new policy is active",
                  LOG_STR("hash", pol_hash(gw_runtime_policy(runtime))));
@@ -499,6 +514,8 @@ int gw_serve(const struct gw_config *config)
     process->app.started_us = base_wall_us();
     pthread_mutex_init(&process->app.runtime_lock, NULL);
     rc = start(process);
+    if (rc == 0 && !break_glass(&process->app)) /* switched off while it was stopped */
+        gw_loop_post(gw_server_loop(process->app.server, 0), end_local_sessions, &process->app);
     if (rc == 0)
         wait_for_signals(&process->app, &set);
     stop(process);

@@ -22,7 +22,8 @@
 
 #include <stdint.h>
 
-#define GW_SESSION_ID_LEN    16u /* the public name of a session: random, kept when its token is rotated; credential_id */
+#define GW_SESSION_ID_LEN \
+    16u /* the public name of a session: random, kept when its token is rotated; credential_id */
 #define GW_PROVIDER_NAME_MAX 64u
 #define GW_SESSION_CACHE_MS  2000u
 #define GW_SID_MAX           256u /* the provider's session: OIDC sid, SAML SessionIndex */
@@ -33,7 +34,7 @@ struct gw_sessions;
 struct gw_session_record {
     struct gw_principal
         who; /* roles: what the provider's claims gave; those of the SCIM directory are added at each use */
-    char provider[GW_PROVIDER_NAME_MAX]; /* "" for links and local administrators */
+    char provider[GW_PROVIDER_NAME_MAX]; /* "" for links, GW_LOCAL_PROVIDER for local administrators */
     char sid[GW_SID_MAX];
     char directory_key[GW_SUBJECT_MAX];         /* "" for none: gateway/directory.h */
     char name[128], email[128];                 /* to show, no right hangs on them */

@@ -183,6 +183,18 @@ static struct pol_snapshot *policy_now(uint64_t *ret_generation, void *user)
     return policy;
 }
 
+/* As gw_roles_refine, without a directory. */
+static enum base_code refine(struct gw_principal *who, const char *provider, const char *directory_key,
+                             void *user)
+{
+    uint64_t generation;
+    struct pol_snapshot *policy = policy_now(&generation, user);
+    bool stay = policy == NULL || gw_local_may_stay(policy, provider);
+
+    pol_unref(policy);
+    return stay ? BASE_OK : BASE_DENIED;
+}
+
 void gate_set_policy(struct gate *gate, const char *text)
 {
     struct pol_snapshot *fresh = NULL, *old;
@@ -246,7 +258,9 @@ struct gate *gate_new_tls(const char *cert_file, const char *key_file, const cha
                                                                    .redis_timeout_ms = 2000,
                                                                    .idle_s = GATE_IDLE_S,
                                                                    .absolute_s = GATE_ABSOLUTE_S,
-                                                                   .cache_ms = GATE_CACHE_MS});
+                                                                   .cache_ms = GATE_CACHE_MS,
+                                                                   .refine = refine,
+                                                                   .refine_user = gate});
     auth.store = gate->store;
     auth.sessions = gate->sessions;
     auth.key_pepper = gate->pepper;

@@ -883,6 +883,37 @@ static void test_local__off_by_default(void)
     CHECK_INT(sign_in(OURS FORM, "off", PASSWORD, code_now(0)).status, 303);
 }
 
+static void end_all(void *arg)
+{
+    gw_local_end_all(gate->local, arg);
+}
+
+static void test_local__switched_off_ends_sessions(void)
+{
+    struct gw_loop *loop = gw_server_loop(gate->server, 0);
+    struct gate_answer answer;
+    char cookie[512];
+
+    fresh_throttle();
+    new_admin("glass");
+    answer = sign_in(OURS FORM, "glass", PASSWORD, code_now(-1));
+    cookie_of(&answer, cookie);
+    CHECK_INT(gate_request(gate, "GET", "/whoami", cookie, "").status, 200);
+    set_policy(false, true);
+    CHECK_INT(gate_request(gate, "GET", "/whoami", cookie, "").status, 401); /* whatever Postgres does */
+    set_policy(true, true);
+    CHECK_INT(gate_request(gate, "GET", "/whoami", cookie, "").status, 200);
+    gate_events(gate);
+    gw_loop_post(loop, end_all, loop);
+    for (unsigned i = 0; i < 50 && gate_request(gate, "GET", "/whoami", cookie, "").status == 200; i++)
+        nap_ms(20);
+    CHECK_INT(gate_request(gate, "GET", "/whoami", cookie, "").status, 401); /* and for good */
+    CHECK_STR(gate_events(gate), "local.off -;");
+    answer = sign_in(OURS FORM, "glass", PASSWORD, code_now(0));
+    cookie_of(&answer, cookie);
+    CHECK_INT(gate_request(gate, "GET", "/whoami", cookie, "").status, 200);
+}
+
 static void test_local__unrecorded_is_refused(void)
 {
     fresh_throttle();
@@ -935,6 +966,7 @@ static const struct {
     {"local.throttle_name", "test_local__throttled_by_name"},
     {"local.throttle_address", "test_local__throttled_by_address"},
     {"local.enabled", "test_local__off_by_default"},
+    {"local.session_off", "test_local__switched_off_ends_sessions"},
 };
 
 #ifdef GH_MUTATIONS
@@ -1067,6 +1099,7 @@ int main(int argc, char **argv)
         CASE(test_local__throttled_by_name),
         CASE(test_local__throttled_by_address),
         CASE(test_local__off_by_default),
+        CASE(test_local__switched_off_ends_sessions),
         CASE(test_local__unrecorded_is_refused),
         CASE(test_local__sealed_for_one_name),
     };
