@@ -37,7 +37,8 @@ struct gw_principal {
     char credential_id[GW_CREDENTIAL_MAX]; /* key id, or hash prefix of the session */
     bool is_admin;                         /* has the role "admin" */
     uint64_t cache_tag;                    /* KV pages are not shared between tags: one per person (auth.h) */
-    uint64_t person_tag;          /* issuer and subject (tags.h) */
+    uint64_t person_tag;                   /* issuer and subject (tags.h) */
+    uint64_t name_id_tag; /* SAML: issuer and NameID, likewise; the subject may be another claim. 0: none */
     uint64_t sid_tag,
         directory_tag; /* of the provider's session and of the SCIM person, keyed likewise; 0: none */
     int64_t since_us;  /* when it was proved: a revocation that is later meets it */

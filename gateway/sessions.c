@@ -227,6 +227,19 @@ static void index_record(struct gw_sessions_op *op, const unsigned char *hash)
 
 /* ---- what a record must be ---- */
 
+/* A provider's logout names the person by NameID. An ID token, the other kind of hint, has no newline. */
+static uint64_t name_id_tag(const struct base_secret *pepper, const struct gw_session_record *record)
+{
+    const char *hint = record->logout_hint, *end = hint != NULL ? strchr(hint, '\n') : NULL;
+    char name_id[GW_SUBJECT_MAX];
+
+    if (end == NULL || (size_t)(end - hint) >= sizeof(name_id) || end == hint)
+        return 0;
+    memcpy(name_id, hint, (size_t)(end - hint));
+    name_id[end - hint] = '\0';
+    return gw_tag(pepper, GW_TAG_PERSON, record->who.issuer, name_id, NULL);
+}
+
 static void fill_tags(const struct gw_sessions *sessions, struct gw_session_record *record)
 {
     const struct base_secret *pepper = sessions->options.pepper;
@@ -235,6 +248,7 @@ static void fill_tags(const struct gw_sessions *sessions, struct gw_session_reco
     record->who.sid_tag =
         record->sid[0] != '\0' ? gw_tag(pepper, GW_TAG_SID, record->who.issuer, record->sid, NULL) : 0;
     record->who.directory_tag = gw_tag(pepper, GW_TAG_DIRECTORY, record->directory_key, NULL, NULL);
+    record->who.name_id_tag = name_id_tag(pepper, record);
 }
 
 static uint64_t token_tag(const struct gw_sessions *sessions, const unsigned char *hash)
@@ -255,6 +269,8 @@ bool gw_sessions_revoked(struct gw_sessions *sessions, const struct gw_principal
     return !CHECK("session.not_revoked", !gw_revocations_meet(set, GW_REVOCATION_SESSION, session, 0)) ||
            !CHECK("session.person_not_revoked",
                   !gw_revocations_meet(set, GW_REVOCATION_PERSON, who->person_tag, since_us)) ||
+           !CHECK("session.name_id_not_revoked",
+                  !gw_revocations_meet(set, GW_REVOCATION_PERSON, who->name_id_tag, since_us)) ||
            !CHECK("session.sid_not_revoked", !gw_revocations_meet(set, GW_REVOCATION_SID, who->sid_tag, 0)) ||
            !CHECK("session.key_not_revoked",
                   !gw_revocations_meet(set, GW_REVOCATION_KEY, who->directory_tag, since_us));
@@ -270,7 +286,8 @@ bool gw_sessions_meets(struct gw_sessions *sessions, const struct gw_principal *
         return who->method == GW_AUTH_SESSION &&
                gw_tag(pepper, GW_TAG_SESSION, who->credential_id, NULL, NULL) == revocation->tag;
     case GW_REVOCATION_PERSON:
-        return who->person_tag == revocation->tag && who->since_us <= revocation->at_us;
+        return (who->person_tag == revocation->tag || who->name_id_tag == revocation->tag) &&
+               who->since_us <= revocation->at_us;
     case GW_REVOCATION_SID: return who->sid_tag == revocation->tag;
     case GW_REVOCATION_KEY:
         return who->directory_tag == revocation->tag && who->since_us <= revocation->at_us;

@@ -50,7 +50,7 @@ void gw_session_record_free(struct gw_session_record *record); /* wipes; what it
 enum gw_revoke_kind {
     GW_REVOKE_NONE = 0,
     GW_REVOKE_SESSION, /* credential_id */
-    GW_REVOKE_PERSON,  /* issuer and subject: every session and cached token from before */
+    GW_REVOKE_PERSON,  /* issuer and subject, or SAML's NameID: every session and cached token from before */
     GW_REVOKE_SID,     /* issuer and sid */
     GW_REVOKE_KEY      /* directory key: every session of that person from before, whatever the issuer */
 };

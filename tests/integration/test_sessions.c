@@ -344,6 +344,39 @@ static void test_revoke__seen_by_the_other_gateway(void)
     CHECK_INT(identify(twin.token), BASE_OK);
 }
 
+static enum base_code start_with_hint(struct session *s, const char *subject, const char *hint)
+{
+    struct call call = {.what = START, .sessions = gate->sessions, .token = s->token};
+
+    call.record = (struct gw_session_record){
+        .who = {.issuer = "https://idp.example", .tenant = "default", .roles = {"staff"}, .n_roles = 1},
+        .provider = "old",
+        .logout_hint = (char *)hint,
+    };
+    snprintf(call.record.who.subject, sizeof(call.record.who.subject), "%s", subject);
+    gw_token_create(gate->pepper, GW_TOKEN_SESSION, s->token);
+    return run(&call);
+}
+
+/* A SAML provider names by NameID whom the policy calls otherwise. */
+static void test_revoke__by_name_id(void)
+{
+    struct session s, other_name, not_saml;
+    struct call who = {.what = IDENTIFY, .sessions = gate->sessions, .token = s.token};
+    struct gw_revocation revocation = {.kind = GW_REVOCATION_PERSON, .at_us = INT64_MAX};
+
+    CHECK_INT(start_with_hint(&s, "ada@example.com", "n-1\nurn:persistent"), BASE_OK);
+    CHECK_INT(start_with_hint(&other_name, "bob@example.com", "n-2\nurn:persistent"), BASE_OK);
+    CHECK_INT(start_with_hint(&not_saml, "eve@example.com", "n-1"), BASE_OK);
+    CHECK_INT(run(&who), BASE_OK);
+    revocation.tag = who.who.name_id_tag; /* what is live is cut by the same */
+    CHECK(gw_sessions_meets(gate->sessions, &who.who, &revocation));
+    check_elsewhere(s.token, GW_REVOKE_PERSON, "https://idp.example", "n-1");
+    CHECK_INT(identify(other_name.token), BASE_OK);
+    CHECK_INT(identify(not_saml.token), BASE_OK);
+    check_elsewhere(other_name.token, GW_REVOKE_PERSON, "https://idp.example", "bob@example.com");
+}
+
 static void test_revoke__lost_notification(void)
 {
     struct session s;
@@ -475,6 +508,7 @@ static const struct {
     {"session.absolute", "test_session__limits_in_the_seal"},
     {"session.not_revoked", "test_session__redis_loses_the_end"},
     {"session.person_not_revoked", "test_revoke__seen_by_the_other_gateway"},
+    {"session.name_id_not_revoked", "test_revoke__by_name_id"},
     {"session.sid_not_revoked", "test_revoke__seen_by_the_other_gateway"},
     {"session.key_not_revoked", "test_revoke__seen_by_the_other_gateway"},
     {"session.token_not_rotated", "test_session__rotation"},
@@ -526,6 +560,7 @@ int main(int argc, char **argv)
         CASE(test_session__rotation),
         CASE(test_session__limits_in_the_seal),
         CASE(test_revoke__seen_by_the_other_gateway),
+        CASE(test_revoke__by_name_id),
         CASE(test_revoke__lost_notification),
         CASE(test_revoke__a_persons_keys_go_too),
         CASE(test_once__of_many_one_wins),

@@ -9,9 +9,12 @@ import sys
 import tempfile
 import time
 import urllib.parse
+import zlib
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import saml_idp  # noqa: E402
+from cryptography.hazmat.primitives import hashes, serialization  # noqa: E402
+from cryptography.hazmat.primitives.asymmetric import padding  # noqa: E402
 from gateway_client import new_stack, policy, stacks, tap  # noqa: E402
 from sso_browser import Browser, open_stream, wait_end  # noqa: E402
 from tap import case, check, equal, note  # noqa: E402
@@ -22,7 +25,7 @@ identity:
     old:
       label: Windows account
       saml: {metadata_file: idp.xml, key_file: saml.key, cert_file: saml.pem}
-      claims: {groups: groups, name: displayName, email: mail}
+      claims: {subject: mail, groups: groups, name: displayName, email: mail}
   mapping:
     - {group: llm-admins, role: admin}
     - {group: llm-users, role: employee}
@@ -164,6 +167,34 @@ def test_logout_at_the_provider__ends_the_session_and_its_stream(gw):
     note(f"from the provider's logout: stream ended after {ended - sent:.3f} s (the provider's own pages included); last page {page.status}")
     check(browser.who() is None, "the session lives on")
     check(ended - sent <= 2, f"the stream went on for {ended - sent:.2f} s")  # the promise is 1 s; the rest is room for a busy machine
+    check(other.who() is not None, "another person's session ended")
+
+
+def logout_request(gw, name):
+    """The address of a LogoutRequest of the provider that names no session, as some send it."""
+    xml = (f'<samlp:LogoutRequest xmlns:samlp="urn:oasis:names:tc:SAML:2.0:protocol" xmlns:saml="urn:oasis:names:tc:SAML:2.0:assertion" '
+           f'ID="_{os.urandom(12).hex()}" Version="2.0" IssueInstant="{time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}" '
+           f'Destination="{gw.url}/auth/saml/old/slo"><saml:Issuer>{gw.idp.entity_id}</saml:Issuer>'
+           f'<saml:NameID Format="{saml_idp.PERSISTENT}">{name}</saml:NameID></samlp:LogoutRequest>')
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
+    query = urllib.parse.urlencode({"SAMLRequest": base64.b64encode(deflate.compress(xml.encode()) + deflate.flush()).decode(),
+                                    "SigAlg": "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256"})
+    key = serialization.load_pem_private_key((gw.idp.dir / "cert/idp.key").read_bytes(), None)
+    signature = base64.b64encode(key.sign(query.encode(), padding.PKCS1v15(), hashes.SHA256())).decode()
+    return f"{gw.url}/auth/saml/old/slo?{query}&{urllib.parse.urlencode({'Signature': signature})}"
+
+
+@case
+def test_logout_without_session_index__finds_who_is_called_otherwise_here(gw):
+    first, second, other = signed_in(gw, "bob"), signed_in(gw, "bob"), signed_in(gw, "alice")
+    equal(first.who()["subject"], "bob@example.com", "the policy's subject")
+    connection, answer = open_stream(gw, first)
+    sent = time.monotonic()
+    equal(Browser(gw).fetch(logout_request(gw, "bob")).status, 303)
+    ended, data = wait_end(answer)
+    connection.close()
+    check(ended - sent < 1.0 and b"session_ended" in data, f"the stream went on for {ended - sent:.2f} s")
+    check(first.who() is None and second.who() is None, "a session lives on")
     check(other.who() is not None, "another person's session ended")
 
 
