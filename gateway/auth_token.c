@@ -20,6 +20,7 @@
 #include "base/mem.h"
 #include "base/str.h"
 #include "gateway/codec_sso.h"
+#include "gateway/metrics.h"
 #include "gateway/sso_client.h"
 #include "policy/policy.h"
 
@@ -49,6 +50,15 @@ static struct pol_snapshot *policy_now(const struct gw_auth *auth, uint64_t *ret
     *ret_generation = 0;
     return auth->options.policy != NULL ? auth->options.policy(ret_generation, auth->options.policy_user)
                                         : NULL;
+}
+
+/* source: cache, provider (gatehouse-sso was asked), or none (refused before). */
+static void count(const char *source, enum gw_auth_result result)
+{
+    char labels[96];
+
+    snprintf(labels, sizeof(labels), "source=\"%s\",result=\"%s\"", source, gw_auth_result_code(result));
+    gw_metric_add(GW_M_TOKEN_CHECKS, labels, 1);
 }
 
 /* ---- service accounts ---- */
@@ -261,6 +271,7 @@ static void flight_land(struct gw_token_flight *flight, enum gw_auth_result resu
     while ((pending = flight->waiting) !=
            NULL) { /* a callback may close other requests: they leave the list */
         flight->waiting = pending->next;
+        count("provider", result);
         pending->done(result, result == GW_AUTH_OK ? who : NULL, pending->user);
         free(pending);
     }
@@ -425,6 +436,7 @@ static struct gw_auth_pending *ask(struct gw_auth *auth, struct gw_http *http,
     if (result == GW_AUTH_OK && sso == NULL)
         result = GW_AUTH_UNAVAILABLE;
     if (result != GW_AUTH_OK) {
+        count("none", result);
         done(result, NULL, user);
         pending = NULL;
     } else if (!alone && (flight = find_flight(auth, loop, key)) != NULL) {
@@ -461,6 +473,7 @@ struct gw_auth_pending *gw_auth_identify_token(struct gw_auth *auth, struct gw_h
 
     policy = policy_now(auth, &generation);
     if (policy == NULL || !is_token(token->text, token->len)) {
+        count("none", GW_AUTH_REFUSED);
         done(GW_AUTH_REFUSED, NULL, user);
         pol_unref(policy);
         return NULL;
@@ -471,6 +484,7 @@ struct gw_auth_pending *gw_auth_identify_token(struct gw_auth *auth, struct gw_h
         (entry.who.method == GW_AUTH_BEARER ||
          !gw_http_client_cert(http, cert))) { /* with a proof: ask again */
         result = entry.who.method == GW_AUTH_BEARER ? use(auth, &entry) : GW_AUTH_TOKEN_REFUSED;
+        count("cache", result);
         done(result, result == GW_AUTH_OK ? &entry.who : NULL, user);
     } else {
         pending = ask(auth, http, token, key, policy, done, user);

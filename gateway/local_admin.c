@@ -22,6 +22,7 @@
 #include "base/workers.h"
 #include "gateway/auth_priv.h"
 #include "gateway/form.h"
+#include "gateway/metrics.h"
 #include "gateway/page.h"
 #include "gateway/tags.h"
 #include "policy/policy.h"
@@ -203,6 +204,14 @@ static bool record(const struct gw_local *local, const char *action, const struc
     return o->record == NULL || o->record(action, who != NULL ? who : &nobody, target, o->record_user);
 }
 
+static void count_sign_in(const char *result)
+{
+    char labels[96];
+
+    snprintf(labels, sizeof(labels), "method=\"%s\",result=\"%s\"", GW_LOCAL_PROVIDER, result);
+    gw_metric_add(GW_M_LOGINS, labels, 1);
+}
+
 static void attempt_free(struct attempt *a)
 {
     if (a->http != NULL)
@@ -225,6 +234,7 @@ static void refused(struct attempt *a)
 {
     base_log(BASE_LOG_WARN, "local.refused", "a local administrator was refused", LOG_STR("from", a->from));
     record(a->local, "local.refuse", NULL, a->known ? a->name : "");
+    count_sign_in("refused");
     if (a->http != NULL)
         send_refused(a->http);
     attempt_free(a);
@@ -232,6 +242,7 @@ static void refused(struct attempt *a)
 
 static void unavailable(struct attempt *a)
 {
+    count_sign_in("unavailable");
     if (a->http != NULL)
         send_unavailable(a->http);
     attempt_free(a);
@@ -327,6 +338,7 @@ static void send_signed_in(struct attempt *a)
 static void succeed(struct attempt *a)
 {
     if (record(a->local, "local.sign_in", &a->session.who, a->session.who.credential_id) && a->http != NULL) {
+        count_sign_in("ok");
         send_signed_in(a);
         attempt_free(a);
         return;
@@ -488,6 +500,7 @@ static void post(struct gw_local *local, struct gw_http *http)
         gw_form_get(body, len, "password", a->password, sizeof(a->password)) != BASE_OK ||
         gw_form_get(body, len, "code", a->code, sizeof(a->code)) != BASE_OK) {
         record(local, "local.refuse", NULL, "");
+        count_sign_in("refused");
         send_refused(http);
         attempt_free(a);
         return;
@@ -496,6 +509,7 @@ static void post(struct gw_local *local, struct gw_http *http)
     a->address_bucket = bucket_of(local, "address", a->from);
     if (!admit(local, a)) {
         record(local, "local.refuse", NULL, "");
+        count_sign_in("limited");
         send_form(http, 429, "Too many attempts. Wait a while before the next.");
         attempt_free(a);
         return;

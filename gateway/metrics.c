@@ -46,7 +46,10 @@ static const struct family families[GW_M_COUNT] = {
     [GW_M_FAILOVER] = {"gatehouse_failover_total",
                        "Calls that went on to a next route, by the backend that failed.", NULL},
     [GW_M_LOGINS] = {"gatehouse_logins_total", "Sign-ins.", NULL},
-    [GW_M_SIGN_IN] = {"gatehouse_sign_in_seconds", "From the answer of an identity provider to the session.", seconds},
+    [GW_M_SIGN_IN] = {"gatehouse_sign_in_seconds", "From the answer of an identity provider to the session.",
+                      seconds},
+    [GW_M_TOKEN_CHECKS] = {"gatehouse_token_checks_total",
+                           "Access tokens by who knew them and what they are.", NULL},
     [GW_M_RELOAD] = {"gatehouse_reload_total", "Reloads of policy and certificate.", NULL},
 };
 

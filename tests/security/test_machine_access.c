@@ -5,10 +5,12 @@
 #include "gate_private.h"
 #include "tap.h"
 
+#include "base/buf.h"
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/str.h"
 #include "gateway/local_admin.h"
+#include "gateway/metrics.h"
 #include "gateway/session.h"
 #include "gateway/sso_client.h"
 
@@ -165,6 +167,47 @@ static unsigned asked(void)
     if (file != NULL)
         fclose(file);
     return n;
+}
+
+/* A counter now; 0 before its first. */
+static long counted(const char *series)
+{
+    auto_buf struct base_buf out = BASE_BUF_INIT(1u << 20);
+    const char *at;
+
+    gw_metrics_render(&out);
+    base_buf_append_char(&out, '\0');
+    at = strstr(out.data, series);
+    return at != NULL ? atol(at + strlen(series)) : 0;
+}
+
+static void test_token__counted(void)
+{
+#define CHECKS(source, result) "gatehouse_token_checks_total{source=\"" source "\",result=\"" result "\"} "
+    static const char *const series[] = {CHECKS("provider", "ok"),
+                                         CHECKS("cache", "ok"),
+                                         CHECKS("provider", "invalid_token"),
+                                         CHECKS("provider", "no_role"),
+                                         CHECKS("cache", "invalid_token"),
+                                         CHECKS("none", "invalid_api_key"),
+                                         CHECKS("provider", "identity_unavailable")};
+    static const long expected[] = {1, 2, 1, 1, 1, 1, 1};
+    const char *token = token_of(&(struct token){.subject = "counted"});
+    const char *const no =
+        "{\"ok\":false,\"code\":\"refused\",\"check\":\"jwt.signature\",\"detail\":\"no\",\"n\":\"counted\"}";
+    long before[BASE_ARRAY_LEN(series)];
+
+    for (size_t i = 0; i < BASE_ARRAY_LEN(series); i++)
+        before[i] = counted(series[i]);
+    for (unsigned i = 0; i < 3; i++)
+        GOOD(ask(token), "ok bearer counted");
+    for (unsigned i = 0; i < 2; i++)
+        REFUSED(ask(reply_token(no)), "invalid_token");
+    REFUSED(ask(token_of(&(struct token){.group = "strangers"})), "no_role");
+    REFUSED(ask("a b"), "invalid_api_key");
+    REFUSED(ask(reply_token("{\"ok\":true,\"n\":\"counted\"}")), "identity_unavailable");
+    for (size_t i = 0; i < BASE_ARRAY_LEN(series); i++)
+        CHECK_INT(counted(series[i]) - before[i], expected[i]);
 }
 
 static void test_token__person(void)
@@ -872,6 +915,30 @@ static void test_local__throttled_by_address(void)
     CHECK_INT(sign_in(OURS FORM, "addr", PASSWORD, code_now(0)).status, 303);
 }
 
+static void test_local__counted(void)
+{
+#define LOGINS(result) "gatehouse_logins_total{method=\"local:admin\",result=\"" result "\"} "
+    static const char *const series[] = {LOGINS("ok"), LOGINS("refused"), LOGINS("limited"),
+                                         LOGINS("unavailable")};
+    static const long expected[] = {1, 7, 1, 1};
+    long before[BASE_ARRAY_LEN(series)];
+
+    fresh_throttle();
+    new_admin("counts");
+    for (size_t i = 0; i < BASE_ARRAY_LEN(series); i++)
+        before[i] = counted(series[i]);
+    CHECK_INT(sign_in(OURS FORM, "counts", PASSWORD, code_now(-1)).status, 303);
+    gate->refuse_records = true;
+    CHECK_INT(sign_in(OURS FORM, "counts", PASSWORD, code_now(0)).status, 503);
+    gate->refuse_records = false;
+    CHECK_INT(sign_in(FORM, "counts", PASSWORD, code_now(1)).status, 403);
+    for (unsigned i = 0; i < 6; i++)
+        CHECK_INT(sign_in(OURS FORM, "counts", "wrong+horse+battery", "000000").status, 403);
+    CHECK_INT(sign_in(OURS FORM, "counts", PASSWORD, code_now(1)).status, 429);
+    for (size_t i = 0; i < BASE_ARRAY_LEN(series); i++)
+        CHECK_INT(counted(series[i]) - before[i], expected[i]);
+}
+
 static void test_local__off_by_default(void)
 {
     fresh_throttle();
@@ -1054,6 +1121,7 @@ int main(int argc, char **argv)
     static const struct tap_case cases[] = {
         CASE(test_token__person),
         CASE(test_token__verified_once),
+        CASE(test_token__counted),
         CASE(test_token__refusal_is_remembered),
         CASE(test_token__single_flight),
         CASE(test_token__issuer),
@@ -1098,6 +1166,7 @@ int main(int argc, char **argv)
         CASE(test_local__locked_in_the_database),
         CASE(test_local__throttled_by_name),
         CASE(test_local__throttled_by_address),
+        CASE(test_local__counted),
         CASE(test_local__off_by_default),
         CASE(test_local__switched_off_ends_sessions),
         CASE(test_local__unrecorded_is_refused),
