@@ -120,8 +120,9 @@ static bool plain_text(const char *text, size_t len)
 
 static bool set_text(json_t *target, const char *name, json_t *value, struct gw_scim_error *error)
 {
-    if (!json_is_string(value))
-        return scim_fail(error, "scim.type", "invalidValue", "An attribute that is a text must be a string.");
+    if (!CHECK("scim.text_type", json_is_string(value)))
+        return scim_fail(error, "scim.text_type", "invalidValue",
+                         "An attribute that is a text must be a string.");
     if (!CHECK("scim.text_length", json_string_length(value) <= GW_SCIM_TEXT_MAX))
         return scim_fail(error, "scim.text_length", "invalidValue", "A text is longer than 255 bytes.");
     if (!CHECK("scim.text", plain_text(json_string_value(value), json_string_length(value))))
@@ -191,8 +192,9 @@ bool scim_set_all(json_t *target, const struct gw_scim_field *fields, json_t *va
     const char *key;
     json_t *one;
 
-    if (!json_is_object(value))
-        return scim_fail(error, "scim.type", "invalidValue", "A complex attribute must be an object.");
+    if (!CHECK("scim.complex_type", json_is_object(value)))
+        return scim_fail(error, "scim.complex_type", "invalidValue",
+                         "A complex attribute must be an object.");
     json_object_foreach(value, key, one)
     {
         const struct gw_scim_field *field = gw_scim_field_find(fields, gw_scim_without_urn(key));
@@ -279,7 +281,7 @@ bool scim_user_finish(json_t *doc, struct gw_scim_user *ret_user, struct gw_scim
     if (active == NULL)
         json_object_set_new(doc, "active", json_true());
     text = json_dumps(doc, JSON_COMPACT | JSON_SORT_KEYS);
-    if (text == NULL || strlen(text) > GW_SCIM_DOC_MAX) {
+    if (text == NULL || !CHECK("scim.document", strlen(text) <= GW_SCIM_DOC_MAX)) {
         free(text);
         return scim_fail(error, "scim.document", "invalidValue", "The user has too much in it.");
     }

@@ -80,8 +80,8 @@ static bool make_email(struct patch *p, const struct gw_scim_field *field, const
 {
     json_t *emails = scim_emails_of(p->doc), *email;
 
-    if (json_array_size(emails) >= GW_SCIM_EMAILS_MAX)
-        return scim_fail(p->error, "scim.emails_max", "invalidValue",
+    if (!CHECK("scim.emails_made", json_array_size(emails) < GW_SCIM_EMAILS_MAX))
+        return scim_fail(p->error, "scim.emails_made", "invalidValue",
                          "At most 16 e-mail addresses are kept.");
     email = json_object();
     json_array_append_new(emails, email);
@@ -167,10 +167,11 @@ static bool change_user(struct patch *p, const struct gw_scim_path *path, json_t
         return true;
     case GW_SCIM_T_TEXT:
     case GW_SCIM_T_BOOL:
-        return path->sub[0] == '\0' && !path->filtered ? change_simple(p, p->doc, field, value)
-                                                       : wrong_path(p);
+        if (!CHECK("scim.path_simple", path->sub[0] == '\0' && !path->filtered))
+            return wrong_path(p);
+        return change_simple(p, p->doc, field, value);
     case GW_SCIM_T_COMPLEX:
-        if (path->filtered)
+        if (!CHECK("scim.path_complex", !path->filtered))
             return wrong_path(p);
         return change_complex(p, field, path->enterprise ? path->attr : path->sub, value);
     case GW_SCIM_T_EMAILS: return change_emails(p, field, path, value);
@@ -185,10 +186,11 @@ static bool change_members(struct patch *p, const struct gw_scim_path *path, jso
 {
     auto_json json_t *chosen = NULL;
 
-    if (path->sub[0] != '\0')
+    if (!CHECK("scim.path_members", path->sub[0] == '\0'))
         return wrong_path(p);
     if (path->filtered) { /* members[value eq "id"] */
-        if (p->op != OP_REMOVE || path->n_conds != 1 || !gw_scim_same(path->conds[0].name, "value"))
+        if (!CHECK("scim.members_filter",
+                   p->op == OP_REMOVE && path->n_conds == 1 && gw_scim_same(path->conds[0].name, "value")))
             return wrong_path(p);
         chosen = json_pack("{s:s}", "value", path->conds[0].value);
         return scim_add_step(p->group, GW_SCIM_REMOVE, chosen, p->error);
@@ -216,7 +218,7 @@ static bool change_group(struct patch *p, const struct gw_scim_path *path, json_
     }
     if (field->type == GW_SCIM_T_MEMBERS)
         return change_members(p, path, value);
-    if (path->sub[0] != '\0' || path->filtered)
+    if (!CHECK("scim.path_group", path->sub[0] == '\0' && !path->filtered))
         return wrong_path(p);
     if (strcmp(field->name, "externalId") == 0) {
         auto_json json_t *none = json_null();
@@ -224,13 +226,13 @@ static bool change_group(struct patch *p, const struct gw_scim_path *path, json_
         group->sets_external_id = true;
         return scim_group_text(&group->external_id, p->op == OP_REMOVE ? none : value, p->error);
     }
-    if (p->op == OP_REMOVE)
-        return scim_fail(p->error, "scim.required", "mutability", "displayName cannot be removed.");
+    if (!CHECK("scim.group_required", p->op != OP_REMOVE))
+        return scim_fail(p->error, "scim.group_required", "mutability", "displayName cannot be removed.");
     group->sets_display_name = true;
     if (!scim_group_text(&group->display_name, value, p->error))
         return false;
-    return group->display_name != NULL ||
-           scim_fail(p->error, "scim.display_name", "invalidValue", "displayName must not be empty.");
+    return CHECK("scim.group_name", group->display_name != NULL) ||
+           scim_fail(p->error, "scim.group_name", "invalidValue", "displayName must not be empty.");
 }
 
 /* ---- operations ---- */
@@ -254,7 +256,7 @@ static bool change_all(struct patch *p, json_t *value)
     size_t n = 0;
     json_t *one;
 
-    if (p->op == OP_REMOVE)
+    if (!CHECK("scim.no_target", p->op != OP_REMOVE))
         return scim_fail(p->error, "scim.no_target", "noTarget", "What is removed must be named by a path.");
     if (!json_is_object(value) || json_object_size(value) > KEYS_MAX)
         return scim_fail(p->error, "scim.type", "invalidValue",

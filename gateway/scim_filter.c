@@ -315,7 +315,7 @@ bool gw_scim_filter_parse(struct gw_scim_filter *filter, enum gw_scim_kind kind,
     memset(filter, 0, sizeof(*filter));
     if (len > GW_SCIM_FILTER_MAX)
         return refuse(&r, "The filter is too long.");
-    if (!base_utf8_valid(text, len))
+    if (!CHECK("scim.filter_utf8", base_utf8_valid(text, len)))
         return refuse(&r, "The filter is not UTF-8.");
     if (!read_or(&r, &filter->root))
         return false;

@@ -17,16 +17,17 @@ CORE = "urn:ietf:params:scim:schemas:core:2.0:User"
 GROUP = "urn:ietf:params:scim:schemas:core:2.0:Group"
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
 PATCH = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
-SCIM_AUDIENCE, API_AUDIENCE = "https://gate/scim", "https://gate/api"
+SCIM_AUDIENCE, API_AUDIENCE, STRICT_AUDIENCE = "https://gate/scim", "https://gate/api", "https://gate/strict"
 IDENTITY = """
 identity:
   providers:
     corp:
-      oidc: {{issuer: "{issuer}", client_id: gatehouse, client_secret_file: idp.secret, scopes: [openid],
+      oidc: {{issuer: "{issuer}", client_id: gatehouse, client_secret_file: idp.secret, scopes: [openid, offline_access],
               bearer: {{audiences: ["https://gate/api"], scim_audiences: ["https://gate/scim"]}}}}
       claims: {{groups: groups, directory: email}}
     strict:
-      oidc: {{issuer: "{second}", client_id: gatehouse, client_secret_file: idp.secret, scopes: [openid]}}
+      oidc: {{issuer: "{second}", client_id: gatehouse, client_secret_file: idp.secret, scopes: [openid],
+              bearer: {{audiences: ["https://gate/strict"]}}}}
       claims: {{groups: groups, directory: email, directory_required: true}}
   mapping:
     - {{group: llm-users, role: employee}}
@@ -93,14 +94,14 @@ class World:
 
     # ---- persons ----
 
-    def sign_in(self, email, groups=("llm-users",), provider="corp"):
+    def sign_in(self, email, groups=("llm-users",), provider="corp", **tokens):
         """(browser, page that the sign-in ended with)"""
         idp = self.idp if provider == "corp" else self.second
         browser = Browser(self.gw)
         page = browser.fetch(f"{self.gw.url}/auth/oidc/{provider}/start")
         asked = dict(urllib.parse.parse_qsl(urllib.parse.urlsplit(page.headers["location"]).query))
         claims = idp.id_claims(sub="sub-" + email, email=email, nonce=asked["nonce"], groups=list(groups))
-        fields = {"code": idp.code_for(idp.mint(claims)), "state": asked["state"], "iss": idp.issuer}
+        fields = {"code": idp.code_for(idp.mint(claims), **tokens), "state": asked["state"], "iss": idp.issuer}
         page = browser.fetch(f"{self.gw.url}/auth/oidc/{provider}/callback?{urllib.parse.urlencode(fields)}", from_site="127.0.0.1")
         return browser, page
 
