@@ -1,4 +1,6 @@
 """A stack with SCIM switched on, a provider that says what a test wants, and a SCIM client. For test_scim.py and the cases in tests/security."""
+import contextlib
+import copy
 import json
 import os
 import pathlib
@@ -9,7 +11,7 @@ import urllib.parse
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "security")]
 from fake_idp import FakeIdp  # noqa: E402
-from gateway_client import new_stack, policy  # noqa: E402
+from gateway_client import new_stack, policy, stacks  # noqa: E402
 from sso_browser import Browser  # noqa: E402
 
 TOKEN = "scim-" + "0123456789abcdef" * 4
@@ -60,6 +62,32 @@ class World:
         self.gw.__exit__(*what)
         self.idp.stop()
         self.second.stop()
+
+    @contextlib.contextmanager
+    def replica(self):
+        """A second gateway on the same Postgres and Redis, behind the same name: another stack object whose requests go there."""
+        first = self.gw
+        other = copy.copy(first)
+        other.port, other.admin_port, other.dir = stacks.free_port(), stacks.free_port(), first.dir
+        text = (first.dir / "gatehouse.conf").read_text()
+        for old, new in ((f"listen_port = {first.port}", f"listen_port = {other.port}"), (f"admin_port = {first.admin_port}", f"admin_port = {other.admin_port}"),
+                         ("instance = gw1", "instance = gw2"), (f"journal_dir = {first.dir / 'journal'}", f"journal_dir = {first.dir / 'journal2'}")):
+            assert text.count(old + "\n") == 1, old
+            text = text.replace(old + "\n", new + "\n")
+        (first.dir / "gatehouse2.conf").write_text(text)
+        process = first.spawn("gateway2", [str(first.binary), "--config", str(first.dir / "gatehouse2.conf"), "serve"], env=first.env)
+        try:
+            deadline = time.monotonic() + 60
+            while not other.ready():
+                assert process.poll() is None and time.monotonic() < deadline, first.log_tail("gateway2")
+                time.sleep(0.02)
+            yield other
+        finally:
+            first.end("gateway2")
+            log = first.log_tail("gateway2", 400)
+            if "ERROR: " in log or "runtime error" in log:
+                first.sanitizer_report = True
+                print("# " + log.replace("\n", "\n# "), flush=True)
 
     # ---- SCIM ----
 

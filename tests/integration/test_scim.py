@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """SCIM against a whole stack: what provisioning clients do, and what becomes of a person's access. Suite security."""
+import json
 import pathlib
 import sys
 import threading
@@ -207,6 +208,92 @@ def test_deactivated__sessions_streams_and_keys_end(w):
         equal(w.gw.request("GET", "/v1/models", key=key)[0], 401, f"{how}: the key")
         if how != "rename":
             check(w.sign_in(email)[1].status != 303, f"{how}: he signs in anew")
+
+
+@case
+def test_deactivated__access_tokens_too(w):
+    email = name()
+    path = "/Users/" + w.user(email)["id"]
+    token = lambda at=0: w.access_token(client_id="web", sub="sub-" + email, email=email, groups=["llm-users"], iat=int(time.time()) + at)
+    status = lambda value: w.gw.request("GET", "/v1/models", key=value)[0]
+    held = token()
+    equal((status(held), status(held)), (200, 200), "verified, and from memory")
+    stream = w.gw.open_stream(held, "Tell me a long story, " + "word " * 300, model="mock-slow")
+    check(stream[1].status == 200 and stream[1].readline(), "the token's stream has begun")
+    since = time.monotonic()
+    equal(w.patch(path, {"op": "Replace", "path": "active", "value": "False"})[0], 200)
+    ended, data = wait_end(stream[1])
+    check(ended - since < 1.0, f"the token's stream went on for {ended - since:.2f} s")
+    check(b"[DONE]" not in data, data[-300:])
+    stream[0].close()
+    equal(status(held), 401)
+    equal(status(token(2)), 403, "a token that the provider issued afterwards")
+    equal(w.patch(path, {"op": "replace", "value": {"active": True}})[0], 200)
+    equal(status(held), 401, "what was revoked stays revoked")
+    w.eventually(lambda: status(token(2)) == 200)
+
+
+@case
+def test_groups__roles_of_access_tokens_follow(w):
+    email = name()
+    user = w.user(email)
+    token = w.access_token(client_id="web", sub="sub-" + email, email=email, groups=["llm-users"])
+    models = lambda: [m["id"] for m in json.loads(w.gw.request("GET", "/v1/models", key=token)[2])["data"]]
+    check("reserved" not in models())
+    group = w.find("Groups", 'displayName eq "llm-admins"')[2]["Resources"]
+    path = "/Groups/" + (group[0]["id"] if group else w.group("llm-admins")["id"])
+    equal(w.patch(path, {"op": "add", "path": "members", "value": [{"value": user["id"]}]})[0], 204)
+    w.eventually(lambda: "reserved" in models())
+    equal(w.patch(path, {"op": "remove", "path": f'members[value eq "{user["id"]}"]'})[0], 204)
+    w.eventually(lambda: "reserved" not in models())
+
+
+@case
+def test_replicas__what_one_is_told_ends_at_the_other(w):
+    with w.replica() as second:
+        slowest = 0.0
+        for how in ("patch", "delete"):
+            email = name()
+            user = w.user(email)
+            path = "/Users/" + user["id"]
+            browser = w.signed_in(email)
+            key = w.gw.new_key(owner=email)
+            token = w.access_token(client_id="web", sub="sub-" + email, email=email, groups=["llm-users"])
+            at_second = lambda: second.request("GET", "/v1/models", headers={"cookie": f"__Host-gatehouse={browser.session_cookie().value}"})
+            w.eventually(lambda: at_second()[0] == 200 and second.request("GET", "/v1/models", key=key)[0] == 200)
+            equal(second.request("GET", "/v1/models", key=token)[0], 200)
+            long_story = "Tell me a long story, " + "word " * 300
+            streams = {"session": open_stream(second, browser), "key": second.open_stream(key, long_story, model="mock-slow"),
+                       "token": second.open_stream(token, long_story, model="mock-slow")}
+            check(all(answer.status == 200 for _, answer in streams.values()), "the streams have begun")
+            check(streams["key"][1].readline() and streams["token"][1].readline())
+            since = time.monotonic()
+            equal(w.scim("DELETE", path)[0] if how == "delete" else w.patch(path, {"op": "replace", "value": {"active": False}})[0], 204 if how == "delete" else 200)
+            ends = {}
+            readers = [threading.Thread(target=lambda n=n, a=a: ends.update({n: wait_end(a)})) for n, (_, a) in streams.items()]
+            for reader in readers:
+                reader.start()
+            for reader in readers:
+                reader.join()
+            for what, (ended, data) in ends.items():
+                slowest = max(slowest, ended - since)
+                check(ended - since < 1.0, f"{how}: the {what}'s stream at the second gateway went on for {ended - since:.2f} s")
+                check(b"[DONE]" not in data, what)
+            for connection, _ in streams.values():
+                connection.close()
+            equal([at_second()[0], second.request("GET", "/v1/models", key=key)[0], second.request("GET", "/v1/models", key=token)[0]], [401, 401, 401], how)
+        tap.note(f"streams at the second gateway ended within {slowest * 1000:.0f} ms")
+        # roles too
+        email = name()
+        user = w.user(email)
+        browser = w.signed_in(email)
+        at_second = lambda: second.request("GET", "/v1/models", headers={"cookie": f"__Host-gatehouse={browser.session_cookie().value}"})[2].decode()
+        check('"reserved"' not in at_second())
+        group = w.find("Groups", 'displayName eq "llm-admins"')[2]["Resources"]
+        path = "/Groups/" + (group[0]["id"] if group else w.group("llm-admins")["id"])
+        equal(w.patch(path, {"op": "add", "path": "members", "value": [{"value": user["id"]}]})[0], 204)
+        took = w.eventually(lambda: '"reserved"' in at_second())
+        tap.note(f"roles followed at the second gateway within {took * 1000:.0f} ms")
 
 
 @case
