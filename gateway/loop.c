@@ -134,18 +134,41 @@ void gw_loop_post(struct gw_loop *loop, gw_task_fn *fn, void *arg)
         assert(!"eventfd refused");
 }
 
-static void run_posts(struct gw_loop *loop)
+/* What is left of a list that was taken goes before what came since. */
+static void put_back(struct gw_loop *loop, struct gw_task *task, struct gw_task **tail)
 {
-    struct gw_task *task, *next;
+    const uint64_t one = 1;
+
+    pthread_mutex_lock(&loop->post_lock);
+    if (loop->posts == NULL)
+        loop->posts_tail = tail;
+    *tail = loop->posts;
+    loop->posts = task;
+    pthread_mutex_unlock(&loop->post_lock);
+    if (write(loop->post_fd, &one, sizeof(one)) < 0)
+        assert(!"eventfd refused");
+}
+
+/* budget_us: what takes longer together goes on in the next turn, so that many answers at once, as when a provider that hung is given
+ * up, do not keep the sockets waiting. 0: all of it. */
+static void run_posts(struct gw_loop *loop, uint64_t budget_us)
+{
+    struct gw_task *task, *next, **tail;
+    uint64_t began_us = base_mono_us();
 
     pthread_mutex_lock(&loop->post_lock);
     task = loop->posts;
+    tail = loop->posts_tail;
     loop->posts = NULL;
     loop->posts_tail = &loop->posts;
     pthread_mutex_unlock(&loop->post_lock);
     for (; task != NULL; task = next) {
         uint64_t start_us = base_mono_us();
 
+        if (budget_us != 0 && start_us - began_us > budget_us) {
+            put_back(loop, task, tail);
+            return;
+        }
         next = task->next;
         task->fn(task->arg);
         gw_loop_check_budget(loop, "task", start_us);
@@ -161,7 +184,7 @@ static void on_post(h2o_socket_t *sock, const char *err)
     (void)err;
     if (read(loop->post_fd, &n, sizeof(n)) < 0)
         return; /* EAGAIN: an earlier turn took it */
-    run_posts(loop);
+    run_posts(loop, GW_POSTS_BUDGET_US);
 }
 
 /* ---- timers ---- */
@@ -389,7 +412,7 @@ void gw_loop_leave(struct gw_loop *loop)
 {
     h2o_evloop_t *evloop = loop->ctx.loop;
 
-    run_posts(loop);
+    run_posts(loop, 0);
     gw_timer_stop(loop->tick);
     loop->tick = NULL;
     h2o_timeout_unlink(&loop->pump_entry);
@@ -407,7 +430,7 @@ void gw_loop_dispose(struct gw_loop *loop)
 
     current_loop = loop; /* tasks that came after the thread's end still run once, here */
     while (more) {
-        run_posts(loop);
+        run_posts(loop, 0);
         pthread_mutex_lock(&loop->post_lock);
         more = loop->posts != NULL;
         pthread_mutex_unlock(&loop->post_lock);

@@ -24,6 +24,7 @@ _Static_assert(H2O_VERSION_MAJOR == 2 && H2O_VERSION_MINOR == 2 &&
                "server_guard.c was written against the structures of libh2o 2.2.5");
 
 #define GW_CALLBACK_BUDGET_US 2000u
+#define GW_POSTS_BUDGET_US    1000u  /* of all tasks of one turn; each alone may take the former */
 #define GW_TICK_MS            100u   /* the sweep; every deadline is met within one tick */
 #define GW_WORST_SLOTS        10u    /* seconds over which the worst of something is kept */
 #define GW_RECV_BUFFER        131072 /* what a peer can push between two looks of the guard */

@@ -349,6 +349,62 @@ static void test_watch__write_interest_stands_until_taken_back(void)
     fixture_stop(&fx);
 }
 
+struct burst {
+    struct gw_loop *loop;
+    atomic_uint done, in_order, at_timer, fired;
+};
+
+struct burst_task {
+    struct burst *burst;
+    unsigned number;
+};
+
+static void burst_task(void *arg)
+{
+    struct burst_task *task = arg;
+
+    usleep(1000);
+    if (atomic_load(&task->burst->done) == task->number)
+        atomic_fetch_add(&task->burst->in_order, 1);
+    atomic_fetch_add(&task->burst->done, 1);
+}
+
+static void burst_timer(void *arg)
+{
+    struct burst *burst = arg;
+
+    atomic_store(&burst->at_timer, atomic_load(&burst->done));
+    atomic_store(&burst->fired, 1);
+}
+
+static void burst_begin(void *arg)
+{
+    struct burst *burst = arg;
+
+    gw_timer_start(burst->loop, 20, burst_timer, burst);
+}
+
+/* 200 tasks of a millisecond that come at once: timers, and so sockets, are served between them. */
+static void test_loop_post__many_at_once_do_not_hold_the_loop(void)
+{
+    struct fixture fx;
+    struct burst burst = {0};
+    struct burst_task tasks[200];
+
+    fixture_start(&fx, no_request, NULL, NULL, 1);
+    burst.loop = gw_server_loop(fx.server, 0);
+    on_loop(burst.loop, burst_begin, &burst);
+    for (unsigned i = 0; i < BASE_ARRAY_LEN(tasks); i++) {
+        tasks[i] = (struct burst_task){&burst, i};
+        gw_loop_post(burst.loop, burst_task, &tasks[i]);
+    }
+    CHECK(wait_for(&burst.done, BASE_ARRAY_LEN(tasks)));
+    CHECK(wait_for(&burst.fired, 1));
+    CHECK(atomic_load(&burst.at_timer) < 150);
+    CHECK_INT(atomic_load(&burst.in_order), (int)BASE_ARRAY_LEN(tasks));
+    fixture_stop(&fx);
+}
+
 /* ---- lag ---- */
 
 static void hold(void *arg)
@@ -407,6 +463,7 @@ int main(int argc, char **argv)
         CASE(test_timer_stop__among_thousands),
         CASE(test_watch__level_triggered_and_freed_in_its_callback),
         CASE(test_watch__write_interest_stands_until_taken_back),
+        CASE(test_loop_post__many_at_once_do_not_hold_the_loop),
         CASE(test_loop_lag__is_seen),
         CASE(test_loop_callback__longest_is_known),
     };
