@@ -18,13 +18,13 @@
 
 enum { WARP = 32, COL_WARPS = 4, MMA_HEAD_DIM_MAX = 256, WINDOW_ROWS = 64, WINDOW_MIN = 16 };
 enum { SPLIT_THREADS = COL_WARPS * WARP, MERGE_THREADS = 128, PLAIN_THREADS = 128 };
-/* Most blocks that a launch of attend_splits has: several per multiprocessor of any device, so that none waits while items are left. */
-static constexpr uint32_t SPLIT_BLOCKS_MAX = 1024;
-#ifdef GPU_EMULATE
-static constexpr uint32_t SLOTS_MAX = 24; /* few, so that tests reach what lies past them */
+#ifdef GPU_EMULATE /* few, so that small tests reach what lies past them */
+static constexpr uint32_t SPLIT_BLOCKS_MAX = 5, SLOTS_MAX = 24;
 #else
-static constexpr uint32_t SLOTS_MAX =
-    4096; /* partial results of a call: what does not fit is walked by one block, with the same bits */
+/* Most blocks of attend_splits: several per multiprocessor of any device, so that none waits while items are left. */
+static constexpr uint32_t SPLIT_BLOCKS_MAX = 1024;
+/* Partial results of a call: the tokens past them are walked by one block each, with the same bits. */
+static constexpr uint32_t SLOTS_MAX = 4096;
 #endif
 
 static constexpr float P_SHIFT = 15;
