@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """SCIM against a whole stack: what provisioning clients do, and what becomes of a person's access. Suite security."""
 import json
+import os
 import pathlib
+import re
+import subprocess
 import sys
 import threading
 import time
@@ -9,7 +12,7 @@ import urllib.parse
 import uuid
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from scim_client import CORE, ENTERPRISE, World  # noqa: E402
+from scim_client import CORE, ENTERPRISE, TOKEN, World  # noqa: E402
 from gateway_client import tap  # noqa: E402
 from sso_browser import open_stream, wait_end  # noqa: E402
 from tap import case, check, equal  # noqa: E402
@@ -349,6 +352,17 @@ def test_audit__every_write_leaves_one_record(w):
     w.gw.wait_shipped()
     actions = [r["action"] for r in w.gw.audit_rows() if r.get("target") == target]
     equal(sorted(actions), ["scim.user.create", "scim.user.deactivate", "scim.user.delete"])
+
+
+@case
+def test_docs__commands_of_scim_md_work(w):
+    blocks = re.findall(r"^```sh\n(.*?)^```$", (tap.SOURCE / "docs/scim.md").read_text(), re.M | re.S)
+    equal(len(blocks), 1)
+    env = dict(os.environ, GATE=w.gw.url, TOKEN=TOKEN, CURL_CA_BUNDLE=str(w.gw.ca_file))
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", blocks[0]], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    equal(done.returncode, 0, done.stdout)
+    found = w.find("Users", 'userName eq "ada@example.com"')[2]["Resources"]
+    equal([(u["active"], u["groups"][0]["display"]) for u in found], [(False, "analysts")])
 
 
 @case
