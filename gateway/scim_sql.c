@@ -45,11 +45,13 @@ void gw_scim_sql_rollback(struct base_pg *pg)
 
 /* ---- filters ---- */
 
+_Static_assert(GW_SCIM_NODES_MAX + 2 <= BASE_PG_PARAMS_MAX, "a parameter for each node, and the page's two");
+
 struct where {
     struct base_buf *sql;
     const struct gw_scim_filter *filter;
     enum gw_scim_kind kind;
-    struct base_pg_param params[BASE_PG_PARAMS_MAX];
+    struct base_pg_param *params;
     unsigned n_params;
 };
 
@@ -147,17 +149,18 @@ static void put_node(struct where *w, unsigned index)
     base_buf_append_char(w->sql, ')');
 }
 
-/* " FROM table x WHERE ..." */
-static void put_where(struct where *w)
+unsigned gw_scim_sql_where(struct base_buf *sql, enum gw_scim_kind kind, const struct gw_scim_filter *filter,
+                           struct base_pg_param params[BASE_PG_PARAMS_MAX])
 {
-    bool user = w->kind == GW_SCIM_USER;
+    struct where w = {.sql = sql, .filter = filter, .kind = kind, .params = params};
 
-    base_buf_append_str(w->sql, user ? " FROM identity.scim_users x WHERE x.deleted_at IS NULL"
-                                     : " FROM identity.scim_groups x WHERE true");
-    if (w->filter == NULL)
-        return;
-    base_buf_append_str(w->sql, " AND ");
-    put_node(w, w->filter->root);
+    base_buf_append_str(sql, kind == GW_SCIM_USER ? " FROM identity.scim_users x WHERE x.deleted_at IS NULL"
+                                                  : " FROM identity.scim_groups x WHERE true");
+    if (filter == NULL)
+        return 0;
+    base_buf_append_str(sql, " AND ");
+    put_node(&w, filter->root);
+    return w.n_params;
 }
 
 /* ---- reading ---- */
@@ -195,28 +198,28 @@ enum base_code gw_scim_sql_page(struct base_pg *pg, enum gw_scim_kind kind,
 {
     auto_buf struct base_buf sql = BASE_BUF_INIT(SQL_MAX);
     auto_pg_rows struct base_pg_rows *total = NULL;
-    struct where w = {.sql = &sql, .filter = filter, .kind = kind};
+    struct base_pg_param params[BASE_PG_PARAMS_MAX];
     char offset_text[NUMBER_MAX], count_text[NUMBER_MAX];
     enum base_code rc;
+    unsigned n;
 
     base_buf_append_str(&sql, "SELECT count(*)");
-    put_where(&w);
+    n = gw_scim_sql_where(&sql, kind, filter, params);
     if (sql.failed)
         return base_fail(err, BASE_TOO_LARGE, 0, "the filter is too large");
-    rc = base_pg_exec(pg, sql.data, w.params, w.n_params, &total, err);
+    rc = base_pg_exec(pg, sql.data, params, n, &total, err);
     if (rc != BASE_OK)
         return rc;
     base_buf_reset(&sql);
-    w.n_params = 0;
     base_buf_printf(&sql, "SELECT %s FROM (SELECT x.*", columns(kind, refs));
-    put_where(&w); /* the page is cut before groups or members are looked up */
-    base_buf_printf(&sql, " ORDER BY x.created_at, x.id OFFSET $%u::bigint",
-                    add_param(&w, number(offset_text, offset)));
-    base_buf_printf(&sql, " LIMIT $%u::bigint) r ORDER BY created_at, id",
-                    add_param(&w, number(count_text, count)));
+    n = gw_scim_sql_where(&sql, kind, filter, params); /* a page first, then its groups or members */
+    params[n++] = PG_TEXT(number(offset_text, offset));
+    base_buf_printf(&sql, " ORDER BY x.created_at, x.id OFFSET $%u::bigint", n);
+    params[n++] = PG_TEXT(number(count_text, count));
+    base_buf_printf(&sql, " LIMIT $%u::bigint) r ORDER BY created_at, id", n);
     if (sql.failed)
         return base_fail(err, BASE_TOO_LARGE, 0, "the filter is too large");
-    rc = base_pg_exec(pg, sql.data, w.params, w.n_params, ret_rows, err);
+    rc = base_pg_exec(pg, sql.data, params, n, ret_rows, err);
     if (rc == BASE_OK)
         *ret_total = base_pg_int(total, 0, 0);
     return rc;

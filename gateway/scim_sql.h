@@ -20,6 +20,9 @@ enum base_code gw_scim_sql_get(struct base_pg *pg, enum gw_scim_kind kind, const
 enum base_code gw_scim_sql_page(struct base_pg *pg, enum gw_scim_kind kind,
                                 const struct gw_scim_filter *filter, bool refs, int64_t offset, int64_t count,
                                 struct base_pg_rows **ret_rows, int64_t *ret_total, struct base_err *err);
+/* " FROM table x WHERE ...": a filter (NULL: all) as fixed fragments. Returns how many parameters, which are the filter's own texts. */
+unsigned gw_scim_sql_where(struct base_buf *sql, enum gw_scim_kind kind, const struct gw_scim_filter *filter,
+                           struct base_pg_param params[BASE_PG_PARAMS_MAX]);
 /* Texts are borrowed from the rows. */
 void gw_scim_sql_row(const struct base_pg_rows *rows, unsigned row, enum gw_scim_kind kind,
                      struct gw_scim_row *ret_row);
