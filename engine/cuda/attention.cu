@@ -409,7 +409,8 @@ static __device__ void add_split(struct row_out *out, float m, float l,
 }
 
 /* Attention of ROWS rows to splits [split, end_split) or as many as they can see. slot: where the result of the one split goes, not
- * divided, or NO_SLOT when the splits are all. The block's threads come together. */
+ * divided, or NO_SLOT when the splits are all. All threads of a block come; what the item
+ * before still reads when the first of them begins are its sums, which are written next after several barriers. */
 template <int HD, int MT, int ROW_WARPS>
 static __device__ __forceinline__ void walk(const struct attend *a, struct tile_rows r, uint32_t split,
                                             uint32_t end_split, uint32_t slot, uint8_t *shared)
@@ -429,7 +430,6 @@ static __device__ __forceinline__ void walk(const struct attend *a, struct tile_
     struct tile_keys keys;
     uint32_t i, first = split * PER_SPLIT, end;
 
-    __syncthreads(); /* the item before has read its last */
     keys.pages = a->step.page_table + (uint64_t)a->step.sequences[r.token] * a->step.pages_per_sequence;
     keys.n_keys = load_rows<HD, S::ROWS, THREADS>(a, r, q, last);
     end = (keys.n_keys + T::KEYS - 1) / T::KEYS;
