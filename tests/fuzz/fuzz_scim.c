@@ -277,6 +277,20 @@ static void check_statement(enum gw_scim_kind kind, struct gw_scim_filter *filte
     base_buf_free(&second);
 }
 
+/* The values fill the filter's text, one behind the other. */
+static void check_values(const struct gw_scim_filter *filter)
+{
+    size_t used = 0;
+
+    for (unsigned k = 0; k < filter->n; k++) {
+        const char *value = filter->nodes[k].value;
+
+        if (value != NULL && value >= filter->text && value < filter->text + sizeof(filter->text))
+            used += strlen(value) + 1;
+    }
+    must(used == filter->text_used);
+}
+
 static void try_filter(enum gw_scim_kind kind, const char *text, size_t len)
 {
     static struct gw_scim_filter filter;
@@ -289,6 +303,7 @@ static void try_filter(enum gw_scim_kind kind, const char *text, size_t len)
     }
     must(filter.n >= 1 && filter.n <= GW_SCIM_NODES_MAX && filter.text_used <= sizeof(filter.text));
     must(check_node(&filter, filter.root, false) == filter.n);
+    check_values(&filter);
     check_statement(kind, &filter);
 }
 
