@@ -162,7 +162,7 @@ static struct gw_http *furthest_behind(struct gw_loop *loop)
 static void fire_closed(struct gw_http *http)
 {
     gw_closed_fn *fn = http->closed;
-    uint64_t start_us = base_mono_us();
+    uint64_t start_us = gw_loop_callback_us(http->loop);
 
     if (fn == NULL)
         return;
@@ -782,7 +782,7 @@ int gw_http_on_request(h2o_handler_t *self, h2o_req_t *req)
         refuse(http, 400, "bad_request",
                "The request line is not acceptable: an absolute path without control bytes is needed.");
     } else {
-        uint64_t start_us = base_mono_us();
+        uint64_t start_us = gw_loop_callback_us(conn->loop);
 
         conn->listener->options.handler(http, conn->listener->options.user);
         gw_loop_check_budget(conn->loop, "handler", start_us);

@@ -136,6 +136,7 @@ struct gw_loop {
 
     _Atomic size_t held;   /* memory of bodies, all its connections; written by the loop alone */
     _Atomic size_t queued; /* memory of response queues, as above */
+    bool by_cpu; /* callbacks are timed by processor time: for benches on cores that others use, too */
     struct gw_worst lag, callback, turn_cpu;
     _Atomic uint64_t slow_callbacks; /* longer than GW_CALLBACK_BUDGET_US */
     uint64_t cpu_ns;                 /* the thread's, when its last turn ended */
@@ -223,7 +224,8 @@ void gw_loop_enter(struct gw_loop *loop);                                       
 void gw_loop_turn(struct gw_loop *loop);    /* waits for events, runs what is due */
 void gw_loop_leave(struct gw_loop *loop);   /* on its thread, after the last turn */
 void gw_loop_dispose(struct gw_loop *loop); /* any thread, after its end: late posts run here */
-/* Notes how long a callback took that began at start_us. */
+/* When a callback begins; notes how long one took that began at start_us. */
+uint64_t gw_loop_callback_us(const struct gw_loop *loop);
 void gw_loop_check_budget(struct gw_loop *loop, const char *what, uint64_t start_us);
 void gw_worst_note(struct gw_worst *worst, uint64_t now_us, uint64_t us);
 uint64_t gw_worst_us(const struct gw_worst *worst); /* of the last 10 s */

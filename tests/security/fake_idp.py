@@ -75,16 +75,25 @@ class FakeIdp:
         self.refresh = {}
         self.jwks_extra, self.last_form, self.last_authorization = [], None, None
         self.jwks_headers = {}
+        self.spent = []  # seconds of each request, from its first line to the last byte of its answer
+        self.released = threading.Event()
         idp = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # or the body waits for the acknowledgement of the head, 40 ms
+
+            def parse_request(self):
+                self.began = time.monotonic()
+                return super().parse_request()
 
             def do_GET(self):
                 idp.handle(self, None)
+                idp.spent.append(time.monotonic() - self.began)
 
             def do_POST(self):
                 idp.handle(self, self.rfile.read(int(self.headers.get("content-length", 0))).decode())
+                idp.spent.append(time.monotonic() - self.began)
 
             def log_message(self, *_):
                 pass
@@ -99,11 +108,15 @@ class FakeIdp:
         self.server = Server(("127.0.0.1", 0), Handler)
         self.port = self.server.server_port
         self.issuer = f"http://127.0.0.1:{self.port}"
-        self.stopping = threading.Event()
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def release(self):
+        """Lets go of those that hang now."""
+        self.released.set()
+        self.released = threading.Event()
+
     def stop(self):
-        self.stopping.set()
+        self.release()
         self.server.shutdown()
         self.server.server_close()
 
@@ -165,7 +178,7 @@ class FakeIdp:
         self.counts[what] = self.counts.get(what, 0) + 1
         fault = self.faults.get(what)
         if fault == "hang":
-            self.stopping.wait(30)
+            self.released.wait(30)
             request.close_connection = True
             return
         if isinstance(fault, (int, float)) and fault < 100:
