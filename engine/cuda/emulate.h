@@ -356,6 +356,12 @@ static inline uint32_t gpu_pack_bf16(float lo, float hi)
     return (uint32_t)gpu_f32_to_bf16(hi) << 16 | gpu_f32_to_bf16(lo);
 }
 
+static inline uint32_t gpu_sub_f16x2(uint32_t a, uint32_t b)
+{
+    return gpu_pack_f16(gpu_f16_to_f32((uint16_t)a) - gpu_f16_to_f32((uint16_t)b),
+                        gpu_f16_to_f32((uint16_t)(a >> 16)) - gpu_f16_to_f32((uint16_t)(b >> 16)));
+}
+
 void gpu_emulate_mma(float d[4], const uint32_t a[4], const uint32_t b[2], float (*value)(uint16_t));
 void gpu_emulate_ldmatrix(uint32_t *r, unsigned n, const void *shared, bool transposed);
 
@@ -441,6 +447,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device);
 cudaError_t cudaDriverGetVersion(int *version);
 cudaError_t cudaRuntimeGetVersion(int *version);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetPCIBusId(char *out, int bytes, int device);
 cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes);
 cudaError_t cudaMalloc(void **p, size_t bytes);
 cudaError_t cudaFree(void *p);

@@ -61,6 +61,15 @@ static __device__ __forceinline__ uint32_t gpu_pack_bf16(float lo, float hi)
     return (uint32_t)gpu_f32_to_bf16(hi) << 16 | gpu_f32_to_bf16(lo);
 }
 
+/* Two float16 differences. */
+static __device__ __forceinline__ uint32_t gpu_sub_f16x2(uint32_t a, uint32_t b)
+{
+    uint32_t d;
+
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+    return d;
+}
+
 /* d [16, 8] += a [16, 16] * b [16, 8], by the 32 lanes of a warp. With g = lane / 4 and t = lane % 4:
  * a[0] row g, columns 2t and 2t+1; a[1] row g+8; a[2] row g, columns 2t+8 and 2t+9; a[3] row g+8, the same;
  * b[0] rows 2t and 2t+1 of column g; b[1] rows 2t+8 and 2t+9; d[0], d[1] row g, columns 2t and 2t+1; d[2], d[3] row g+8. */

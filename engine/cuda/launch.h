@@ -83,10 +83,12 @@ void gpu_silu_mul(gpu_stream stream, float *gate, const float *up, uint64_t n);
 
 /* ---- attention.cu ---- */
 
-uint64_t gpu_attention_workspace(uint32_t max_tokens, uint32_t max_context, uint32_t n_heads, uint32_t head_dim);
+uint64_t gpu_attention_workspace(uint32_t max_tokens, uint32_t max_context, uint32_t n_heads,
+                                 uint32_t head_dim);
 /* Causal, scale 1/sqrt(head_dim). max_context: of the options, so that the launch does not depend on the step's positions. */
-void gpu_attention(gpu_stream stream, const float *q, float *out, uint32_t n_heads, const struct gpu_kv_layer *kv,
-                   const struct gpu_step *step, uint32_t max_context, void *workspace);
+void gpu_attention(gpu_stream stream, const float *q, float *out, uint32_t n_heads,
+                   const struct gpu_kv_layer *kv, const struct gpu_step *step, uint32_t max_context,
+                   void *workspace);
 
 /* ---- sample.cu ---- */
 
@@ -100,7 +102,7 @@ struct gpu_choice {
 };
 uint64_t gpu_sample_workspace(uint32_t max_logits, uint32_t n_vocab);
 /* choices and out [n] on the device. The choice is that of eng_choose (sampler.h) up to the rounding of sums. */
-void gpu_sample(gpu_stream stream, float *logits, uint32_t n, uint32_t n_vocab, const struct gpu_choice *choices,
-                struct eng_chosen *out, void *workspace);
+void gpu_sample(gpu_stream stream, float *logits, uint32_t n, uint32_t n_vocab,
+                const struct gpu_choice *choices, struct eng_chosen *out, void *workspace);
 
 #endif

@@ -159,10 +159,22 @@ static void test_emulate__faulty_kernels_are_found(void)
     alignas(16) int in[4] = {7, 7, 7, 7};
     int out[32];
 
-    CHECK(dies([] { int o; GPU_LAUNCH(some_leave, 1, 32, 0, (gpu_stream)0, &o); }));
-    CHECK(dies([] { int o; GPU_LAUNCH(two_barriers, 1, 32, 0, (gpu_stream)0, &o); }));
-    CHECK(dies([] { int o[32]; GPU_LAUNCH(half_a_warp, 1, 32, 0, (gpu_stream)0, o); }));
-    CHECK(!dies([] { int i[64] = {0}, o[64]; GPU_LAUNCH(reverse, 1, 64, 0, (gpu_stream)0, i, o, 64); }));
+    CHECK(dies([] {
+        int o;
+        GPU_LAUNCH(some_leave, 1, 32, 0, (gpu_stream)0, &o);
+    }));
+    CHECK(dies([] {
+        int o;
+        GPU_LAUNCH(two_barriers, 1, 32, 0, (gpu_stream)0, &o);
+    }));
+    CHECK(dies([] {
+        int o[32];
+        GPU_LAUNCH(half_a_warp, 1, 32, 0, (gpu_stream)0, o);
+    }));
+    CHECK(!dies([] {
+        int i[64] = {0}, o[64];
+        GPU_LAUNCH(reverse, 1, 64, 0, (gpu_stream)0, i, o, 64);
+    }));
     GPU_LAUNCH(no_wait, 1, 1, 0, (gpu_stream)0, in, out);
     CHECK(out[0] != 7);
 }
