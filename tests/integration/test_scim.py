@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import urllib.parse
 import uuid
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from scim_client import CORE, ENTERPRISE, TOKEN, World  # noqa: E402
+from scim_client import CORE, ENTERPRISE, TOKEN, World, write_secret  # noqa: E402
 from gateway_client import tap  # noqa: E402
 from sso_browser import open_stream, wait_end  # noqa: E402
 from tap import case, check, equal  # noqa: E402
@@ -352,6 +353,30 @@ def test_audit__every_write_leaves_one_record(w):
     w.gw.wait_shipped()
     actions = [r["action"] for r in w.gw.audit_rows() if r.get("target") == target]
     equal(sorted(actions), ["scim.user.create", "scim.user.deactivate", "scim.user.delete"])
+
+
+@case
+def test_token__exchanged_by_a_reload(w):
+    count = lambda event: sum(f'"{event}"' in line for line in w.gw.log_tail("gateway", 100000).splitlines())
+    ask = lambda token: w.scim("GET", "/Users?count=1", token=token)[0]
+
+    def reload(event):
+        before = count(event)
+        w.gw.processes["gateway"].send_signal(signal.SIGHUP)
+        w.eventually(lambda: count(event) > before, 10)
+
+    file = w.gw.dir / "scim.token"
+    new = "another-" + "f" * 32
+    for bad in (lambda: write_secret(w.gw.dir, file.name, "x" * 23), lambda: file.chmod(0o644), file.unlink):
+        bad()
+        reload("policy.refused")
+        equal(ask(TOKEN), 200, "the old one holds")
+    write_secret(w.gw.dir, file.name, new + "\n")
+    reload("policy.reloaded")
+    equal((ask(new), ask(TOKEN)), (200, 401))
+    write_secret(w.gw.dir, file.name, TOKEN + "\n")
+    reload("policy.reloaded")
+    equal((ask(new), ask(TOKEN)), (401, 200))
 
 
 @case
