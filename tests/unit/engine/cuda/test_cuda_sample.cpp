@@ -300,7 +300,7 @@ static void test_sample__no_choice(void)
     struct batch b;
     uint32_t *mask = (uint32_t *)take(8);
 
-    begin(&b, 5, 50);
+    begin(&b, 6, 50);
     for (size_t i = 0; i < (size_t)b.n * b.n_vocab; i++)
         b.logits[i] = i / b.n_vocab == 0 ? NAN : i / b.n_vocab == 1 ? -INFINITY : (float)normal();
     mask[0] = 0;
@@ -313,12 +313,18 @@ static void test_sample__no_choice(void)
     *(uint32_t *)b.choices[3].mask = 0;
     b.logits[4 * 50 + 17] = INFINITY;
     b.logits[4 * 50 + 30] = INFINITY;
+    b.logits[5 * 50 + 40] = INFINITY;
+    b.logits[5 * 50 + 41] = INFINITY;
+    b.choices[5].params.top_k = 10;
+    b.choices[5].params.top_p = 0.5f;
+    b.choices[5].draw = 0.9;
     check_batch(&b);
     CHECK_INT(b.chosen[0].id, -1);
     CHECK_INT(b.chosen[1].id, -1);
     CHECK_INT(b.chosen[2].id, 37);
     CHECK_INT(b.chosen[3].id, -1);
-    CHECK_INT(b.chosen[4].id, 17);
+    CHECK_INT(b.chosen[4].id, 17); /* the first that is certain */
+    CHECK_INT(b.chosen[5].id, 40);
     end(&b);
     gpu_sample(NULL, NULL, 0, 50, NULL, NULL, NULL);
 }
