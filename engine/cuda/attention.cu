@@ -21,8 +21,8 @@ enum { SPLIT_THREADS = COL_WARPS * WARP, MERGE_THREADS = 128, PLAIN_THREADS = 12
 #ifdef GPU_EMULATE /* few, so that small tests reach what lies past them */
 static constexpr uint32_t SPLIT_BLOCKS_MAX = 5, SLOTS_MAX = 24;
 #else
-/* Most blocks of attend_splits: several per multiprocessor of any device, so that none waits while items are left. */
-static constexpr uint32_t SPLIT_BLOCKS_MAX = 1024;
+/* Most blocks of attend_splits: about as many as are at work at once on the largest devices, since each looks at every token. */
+static constexpr uint32_t SPLIT_BLOCKS_MAX = 320;
 /* Partial results of a call: the tokens past them are walked by one block each, with the same bits. */
 static constexpr uint32_t SLOTS_MAX = 4096;
 #endif
@@ -79,15 +79,13 @@ static __device__ bool is_empty(float m)
 static __device__ bool in_window(const struct attend *a, uint32_t token)
 {
     const struct gpu_step *st = &a->step;
-    uint32_t first = token / a->window * a->window;
+    uint32_t first = token / a->window * a->window, others = 0;
 
     if (first + a->window > st->n_tokens)
         return false;
-    for (uint32_t i = first; i < first + a->window; i++) {
-        if (st->sequences[i] != st->sequences[token])
-            return false;
-    }
-    return true;
+    for (uint32_t i = first; i < first + a->window; i++) /* to the end, so that no load waits for another */
+        others |= st->sequences[i] ^ st->sequences[token];
+    return others == 0;
 }
 
 /* Splits of a token that attend_splits has to do. */
@@ -480,18 +478,20 @@ static __device__ __forceinline__ void walk(const struct attend *a, struct tile_
     }
 }
 
-/* ends[i]: splits of tokens [first, first + i], of the SPLIT_THREADS tokens from `first` on. */
-static __device__ void count_splits(const struct attend *a, uint32_t first, uint32_t *ends, uint32_t *warps)
+/* ends[i]: splits of tokens [first, first + i], of the SPLIT_THREADS tokens from `first` on; gives the last of them. */
+static __device__ uint32_t count_splits(const struct attend *a, uint32_t first, uint32_t *ends,
+                                        uint32_t *warps)
 {
     const uint32_t token = first + threadIdx.x, lane = threadIdx.x % WARP;
     uint32_t n = token < a->step.n_tokens ? splits_of(a, token) : 0;
 
+    if (__syncthreads_count(n > 0) == 0)
+        return 0;
     for (uint32_t step = 1; step < WARP; step *= 2) {
         uint32_t before = __shfl_sync(0xffffffffu, n, lane >= step ? lane - step : lane);
 
         n += lane >= step ? before : 0;
     }
-    __syncthreads(); /* the chunk before is read */
     if (lane == WARP - 1)
         warps[threadIdx.x / WARP] = n;
     __syncthreads();
@@ -499,6 +499,7 @@ static __device__ void count_splits(const struct attend *a, uint32_t first, uint
         n += warps[w];
     ends[threadIdx.x] = n;
     __syncthreads();
+    return ends[SPLIT_THREADS - 1];
 }
 
 /* Items are (split of a token, 16 heads of a KV head's group), in token order; each block takes every gridDim.x-th. */
@@ -511,10 +512,8 @@ template <int HD> static __global__ void __launch_bounds__(SPLIT_THREADS) attend
     uint32_t before = 0; /* splits of the chunks before */
 
     for (uint32_t first = 0; first < a.step.n_tokens; first += SPLIT_THREADS) {
-        uint32_t n;
+        uint32_t n = count_splits(&a, first, ends, warps);
 
-        count_splits(&a, first, ends, warps);
-        n = ends[SPLIT_THREADS - 1];
         for (; item < (uint64_t)(before + n) * per_split; item += gridDim.x) {
             uint32_t at = (uint32_t)(item / per_split) - before, tile_of = (uint32_t)(item % per_split);
             uint32_t i = 0, start, split, n_splits;

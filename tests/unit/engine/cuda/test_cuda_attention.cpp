@@ -310,6 +310,10 @@ static void test_attention__no_groups(void)
     w = (struct world){}; /* one short of a window */
     add_run(&w, 3, 0, 63);
     check_world(&w, (struct shape){1, 1, 8, ENG_F16}, 0);
+    w = (struct world){}; /* nothing but windows, then a token for attend_splits */
+    add_run(&w, 3, 0, 128);
+    add_run(&w, 1, 260, 1);
+    check_world(&w, (struct shape){1, 1, 8, ENG_F16}, 0);
 }
 
 /* More heads than 16 share a KV head: several tiles of rows per token. */
