@@ -268,6 +268,11 @@ struct eng_device *eng_graph_device(struct eng_graph *g)
     return g->dev;
 }
 
+const struct eng_ops *eng_graph_ops(const struct eng_graph *g)
+{
+    return g->ops;
+}
+
 struct eng_kv_shape eng_graph_kv_shape(const struct eng_model *model)
 {
     const struct eng_config *cfg = &model->config;

@@ -26,6 +26,7 @@ enum base_code eng_graph_new(struct eng_graph **ret_graph, const struct eng_mode
 void eng_graph_free(struct eng_graph *graph); /* NULL is allowed; the KV store must be freed before */
 
 struct eng_device *eng_graph_device(struct eng_graph *graph);
+const struct eng_ops *eng_graph_ops(const struct eng_graph *graph);
 /* The model's KV shape; n_pages and type are the caller's to fill. */
 struct eng_kv_shape eng_graph_kv_shape(const struct eng_model *model);
 

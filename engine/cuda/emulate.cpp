@@ -35,9 +35,73 @@ struct warp {
     int line;
 };
 
+/* Where a fiber or the scheduler goes on. ucontext makes two system calls a switch, which is most of an emulated kernel's time. */
+#if defined(__x86_64__)
+struct place {
+    void *sp;
+};
+
+extern "C" void gpu_emulate_switch(void **save_sp, void *load_sp);
+__asm__(".text\n"
+        ".globl gpu_emulate_switch\n"
+        ".hidden gpu_emulate_switch\n"
+        ".type gpu_emulate_switch, @function\n"
+        "gpu_emulate_switch:\n"
+        "    pushq %rbp\n"
+        "    pushq %rbx\n"
+        "    pushq %r12\n"
+        "    pushq %r13\n"
+        "    pushq %r14\n"
+        "    pushq %r15\n"
+        "    movq %rsp, (%rdi)\n"
+        "    movq %rsi, %rsp\n"
+        "    popq %r15\n"
+        "    popq %r14\n"
+        "    popq %r13\n"
+        "    popq %r12\n"
+        "    popq %rbx\n"
+        "    popq %rbp\n"
+        "    ret\n"
+        ".size gpu_emulate_switch, . - gpu_emulate_switch\n");
+
+static void go(struct place *from, struct place *to)
+{
+    gpu_emulate_switch(&from->sp, to->sp);
+}
+
+/* Six registers, the entry, and room that keeps the stack aligned as after a call. */
+static void begin_at(struct place *at, void *stack, size_t bytes, void (*entry)(void))
+{
+    void **top = (void **)((char *)stack + bytes) - 2;
+
+    top[-1] = NULL; /* where the entry would return to */
+    top[-2] = (void *)entry;
+    memset(top - 8, 0, 6 * sizeof(void *));
+    at->sp = top - 8;
+}
+#else
+struct place {
+    ucontext_t context;
+};
+
+static void go(struct place *from, struct place *to)
+{
+    swapcontext(&from->context, &to->context);
+}
+
+static void begin_at(struct place *at, void *stack, size_t bytes, void (*entry)(void))
+{
+    getcontext(&at->context);
+    at->context.uc_stack.ss_sp = stack;
+    at->context.uc_stack.ss_size = bytes;
+    at->context.uc_link = NULL;
+    makecontext(&at->context, entry, 0);
+}
+#endif
+
 struct fiber {
     struct gpu_emulated_thread self;
-    ucontext_t context;
+    struct place place;
     void *stack;
     void *fake_stack;          /* of AddressSanitizer */
     const unsigned *waits_for; /* a generation, until it is another than `seen` */
@@ -61,7 +125,7 @@ static struct {
     void *body;
     unsigned char *shared;
     size_t shared_bytes;
-    ucontext_t scheduler;
+    struct place scheduler;
     void *scheduler_fake_stack;
     const void *scheduler_stack;
     size_t scheduler_stack_bytes;
@@ -94,7 +158,7 @@ static void to_scheduler(struct fiber *f, bool for_good)
     __sanitizer_start_switch_fiber(for_good ? NULL : &f->fake_stack, block.scheduler_stack,
                                    block.scheduler_stack_bytes);
 #endif
-    swapcontext(&f->context, &block.scheduler);
+    go(&f->place, &block.scheduler);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(f->fake_stack, NULL, NULL);
 #endif
@@ -107,7 +171,7 @@ static void to_fiber(struct fiber *f)
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, f->stack, STACK_BYTES);
 #endif
-    swapcontext(&block.scheduler, &f->context);
+    go(&block.scheduler, &f->place);
 #if defined(__SANITIZE_ADDRESS__)
     __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, NULL, NULL);
 #endif
@@ -139,11 +203,7 @@ static void start_fiber(unsigned i)
         if (f->stack == MAP_FAILED)
             stuck("no memory for its stacks");
     }
-    getcontext(&f->context);
-    f->context.uc_stack.ss_sp = f->stack;
-    f->context.uc_stack.ss_size = STACK_BYTES;
-    f->context.uc_link = NULL;
-    makecontext(&f->context, fiber_main, 0);
+    begin_at(&f->place, f->stack, STACK_BYTES, fiber_main);
     f->done = false;
     f->waits_for = NULL;
     f->fake_stack = NULL;
@@ -436,9 +496,50 @@ struct gpu_emulated_stream {
 struct gpu_emulated_event {
     int unused;
 };
-struct allocation { /* before each block of device memory */
-    alignas(256) size_t bytes;
+
+/* Before each block. The list keeps in sight what a lost device's owner never gives back. */
+struct allocation {
+    alignas(256) size_t bytes; /* of the device; 0: of the host */
+    struct allocation *before, *after;
 };
+
+static struct allocation *all_blocks;
+
+static void *new_block(size_t bytes, bool on_device)
+{
+    struct allocation *a = (struct allocation *)aligned_alloc(256, sizeof(*a) + (bytes + 255) / 256 * 256);
+
+    if (a == NULL)
+        return NULL;
+    pthread_mutex_lock(&device.lock);
+    *a = (struct allocation){on_device ? bytes : 0, NULL, all_blocks};
+    if (all_blocks != NULL)
+        all_blocks->before = a;
+    all_blocks = a;
+    device.allocated += a->bytes;
+    pthread_mutex_unlock(&device.lock);
+    memset(a + 1, POISON, bytes);
+    return a + 1;
+}
+
+static void free_block(void *p)
+{
+    struct allocation *a;
+
+    if (p == NULL)
+        return;
+    a = (struct allocation *)p - 1;
+    pthread_mutex_lock(&device.lock);
+    if (a->before != NULL)
+        a->before->after = a->after;
+    else
+        all_blocks = a->after;
+    if (a->after != NULL)
+        a->after->before = a->before;
+    device.allocated -= a->bytes;
+    pthread_mutex_unlock(&device.lock);
+    free(a);
+}
 
 static cudaError_t answer(cudaError_t error)
 {
@@ -521,42 +622,29 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
 
 cudaError_t cudaMalloc(void **p, size_t bytes)
 {
-    struct allocation *a;
-
     if (device.sticky != cudaSuccess)
         return answer(device.sticky);
     if ((faulty("malloc") && device.after-- == 0) || bytes > DEVICE_BYTES - device.allocated - device.taken)
         return answer(cudaErrorMemoryAllocation);
-    a = (struct allocation *)aligned_alloc(256, sizeof(*a) + (bytes + 255) / 256 * 256);
-    if (a == NULL)
-        return answer(cudaErrorMemoryAllocation);
-    a->bytes = bytes;
-    device.allocated += bytes;
-    *p = a + 1;
-    memset(*p, POISON, bytes);
-    return cudaSuccess;
+    *p = new_block(bytes, true);
+    return answer(*p != NULL ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 
 cudaError_t cudaFree(void *p)
 {
-    if (p != NULL) {
-        struct allocation *a = (struct allocation *)p - 1;
-
-        device.allocated -= a->bytes;
-        free(a);
-    }
+    free_block(p);
     return answer(cudaSuccess);
 }
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
-    *p = malloc(bytes);
+    *p = new_block(bytes, false);
     return answer(*p != NULL ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 
 cudaError_t cudaFreeHost(void *p)
 {
-    free(p);
+    free_block(p);
     return answer(cudaSuccess);
 }
 
@@ -576,13 +664,13 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned)
 {
-    *stream = (cudaStream_t)calloc(1, sizeof(**stream));
+    *stream = (cudaStream_t)new_block(sizeof(**stream), false);
     return answer(cudaSuccess);
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
-    free(stream);
+    free_block(stream);
     return answer(cudaSuccess);
 }
 
@@ -597,13 +685,13 @@ cudaError_t cudaStreamSynchronize(cudaStream_t)
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
-    *event = (cudaEvent_t)calloc(1, sizeof(**event));
+    *event = (cudaEvent_t)new_block(sizeof(**event), false);
     return answer(cudaSuccess);
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
-    free(event);
+    free_block(event);
     return answer(cudaSuccess);
 }
 

@@ -143,6 +143,10 @@ class TestStack(stacks.Stack):
         return [json.loads(line) for line in self.cli(*args).stdout.splitlines() if line.startswith("{")]
 
     def wait_shipped(self, timeout=15):
+        """Until the records are in Postgres. An outcome is recorded after the last byte of its answer: at first, wait for those too."""
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline and self.metric("gatehouse_audit_outcomes_total") < self.metric("gatehouse_audit_intents_total"):
+            time.sleep(0.02)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if self.metric("gatehouse_audit_ship_lag_records") == 0:

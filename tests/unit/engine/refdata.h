@@ -4,6 +4,7 @@
 #define TESTS_ENGINE_REFDATA_H
 
 #include "base/mem.h"
+#include "engine/device.h"
 #include "engine/graph_llama.h"
 #include "engine/kvcache.h"
 #include "tests/tap.h"
@@ -105,7 +106,22 @@ struct lm_options {
     const char *kernels;
     enum eng_type kv_type;
     uint32_t n_threads, max_tokens, max_context;
+    const struct eng_ops *ops; /* NULL: the CPU with `kernels` */
 };
+
+/* The CUDA plug-in that the environment names (a real one, or over the emulator), as eng_open will use it; NULL: none is named. */
+__attribute__((unused)) static const struct eng_ops *plugin_ops(void)
+{
+    const char *path = getenv("GH_TEST_PLUGIN");
+    struct eng_device_pick pick;
+    struct base_err err;
+
+    if (path == NULL || path[0] == '\0')
+        return NULL;
+    eng_use_plugin(path);
+    CHECK_RC(eng_device_pick(&pick, "cuda", NULL, &err), BASE_OK, &err);
+    return pick.ops;
+}
 
 __attribute__((unused)) static void lm_close(struct lm *lm)
 {
@@ -120,7 +136,7 @@ __attribute__((unused)) static void lm_open_model(struct lm *lm, struct eng_mode
 {
     struct base_err err;
     struct eng_graph_options go = {
-        .ops = eng_ops_cpu(o.kernels),
+        .ops = o.ops != NULL ? o.ops : eng_ops_cpu(o.kernels),
         .device = {.n_threads = o.n_threads,
                    .max_tokens = o.max_tokens,
                    .max_context = o.max_context,
@@ -131,9 +147,10 @@ __attribute__((unused)) static void lm_open_model(struct lm *lm, struct eng_mode
 
     CHECK(go.ops != NULL);
     *lm = (struct lm){.model = model, .max_tokens = o.max_tokens, .max_context = o.max_context};
-    CHECK_RC(eng_graph_new(&lm->graph, model, &go, &err), BASE_OK, &err);
     shape.type = o.kv_type;
     shape.n_pages = eng_kvcache_pages_for(o.max_context);
+    go.device.reserve_bytes = eng_graph_bytes(model, &go) + go.ops->kv_page_bytes(&shape) * shape.n_pages;
+    CHECK_RC(eng_graph_new(&lm->graph, model, &go, &err), BASE_OK, &err);
     CHECK_RC(eng_kvcache_new(&lm->kv, go.ops, eng_graph_device(lm->graph), &shape, &err), BASE_OK, &err);
     lm->pages = base_zalloc(shape.n_pages * sizeof(*lm->pages));
     lm->seq.pages = lm->pages;

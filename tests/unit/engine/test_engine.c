@@ -27,7 +27,8 @@ struct answer {
 static bool any_dirty(struct eng *eng)
 {
     for (uint32_t p = 0; p < eng_kvcache_pages(eng->kv); p++) {
-        if (!eng_ops_cpu(NULL)->kv_is_wiped(eng_graph_device(eng->graph), eng_kvcache_store(eng->kv), p))
+        if (!eng_graph_ops(eng->graph)
+                 ->kv_is_wiped(eng_graph_device(eng->graph), eng_kvcache_store(eng->kv), p))
             return true;
     }
     return false;
@@ -99,6 +100,8 @@ static struct eng *open_stories(struct eng_options o, struct eng_tuning t)
 
     snprintf(path, sizeof(path), "%s/trained/stories260K-f32.gguf", ref_dir());
     o.model_path = path;
+    if (plugin_ops() != NULL)
+        o.device = "cuda";
     if (o.n_threads == 0)
         o.n_threads = 2;
     CHECK_RC(eng_open_tuned(&eng, &o, &t, &err), BASE_OK, &err);

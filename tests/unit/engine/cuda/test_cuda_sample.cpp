@@ -238,17 +238,17 @@ static void random_rows(uint32_t n_batches, uint32_t vocab_max)
         boundaries += check_batch(&b);
         end(&b);
     }
-    CHECK(boundaries <= 1); /* it is an exception */
+    CHECK(boundaries <= 2); /* it is an exception */
 }
 
 static void test_sample__random_small_rows(void)
 {
-    random_rows(150, 120);
+    random_rows(400, 120);
 }
 
 static void test_sample__random_rows(void)
 {
-    random_rows(60, 3000);
+    random_rows(150, 3000);
 }
 
 /* A vocabulary as large as they come, all logits equal: nothing but ties. */
