@@ -523,10 +523,33 @@ static __device__ int32_t draw_sorted(struct row *r, const struct kept *k, doubl
     return at.id >= 0 ? at.id : walk_ids(r, at.key, 0, at.tie);
 }
 
-static __device__ int32_t choose(struct row *r, const struct gpu_choice *c, uint32_t n_valid)
+/* What is masked becomes -infinity; gives the likeliest that is left, or 0, and how many there are. */
+static __device__ uint64_t mask_and_survey(const struct row *r, const uint32_t *mask, uint32_t *ret_n)
+{
+    struct mass v = {0, 0};
+    uint64_t best = 0;
+
+    for (uint32_t i = threadIdx.x; i < r->n; i += THREADS) {
+        uint32_t key = key_of(r->logits[i]);
+        uint64_t entry = entry_of(key, i);
+
+        if (mask != NULL && (mask[i / 32] >> i % 32 & 1) == 0)
+            r->logits[i] = -INFINITY;
+        else if (key != 0) {
+            v.n++;
+            best = entry > best ? entry : best;
+        }
+    }
+    *ret_n = block_sum(r->s, v).n;
+    return block_max(r->s, best);
+}
+
+static __device__ int32_t choose(struct row *r, const struct gpu_choice *c)
 {
     const struct eng_sampling *params = &c->params;
-    uint64_t best = next_entry(r, UINT64_MAX);
+    struct kept k;
+    uint32_t n_valid;
+    uint64_t best = mask_and_survey(r, c->mask, &n_valid);
     int32_t id;
 
     if (best == 0)
@@ -538,8 +561,7 @@ static __device__ int32_t choose(struct row *r, const struct gpu_choice *c, uint
         id = walk_ids(r, 0, c->draw, 0);
         return id >= 0 ? id : entry_id(best);
     }
-    struct kept k = truncate_candidates(r, params, n_valid);
-
+    k = truncate_candidates(r, params, n_valid);
     return draw_sorted(r, &k, c->draw, entry_id(best));
 }
 
@@ -601,20 +623,6 @@ static __device__ void penalise(const struct row *r, const struct gpu_choice *c,
     __syncthreads();
 }
 
-/* What is masked becomes -infinity; gives how many can be chosen. */
-static __device__ uint32_t mask_row(const struct row *r, const uint32_t *mask)
-{
-    struct mass v = {0, 0};
-
-    for (uint32_t i = threadIdx.x; i < r->n; i += THREADS) {
-        if (mask != NULL && (mask[i / 32] >> i % 32 & 1) == 0)
-            r->logits[i] = -INFINITY;
-        else
-            v.n += key_of(r->logits[i]) != 0;
-    }
-    return block_sum(r->s, v).n;
-}
-
 static __global__ void __launch_bounds__(THREADS)
     sample_rows(float *logits, uint32_t n_vocab, const struct gpu_choice *choices, struct eng_chosen *out,
                 float *workspace)
@@ -625,7 +633,6 @@ static __global__ void __launch_bounds__(THREADS)
     float *given = workspace + (uint64_t)blockIdx.x * n_vocab;
     struct row r = {};
     double log_sum = 0;
-    uint32_t n_valid;
     int32_t id;
 
     r.logits = logits + (uint64_t)blockIdx.x * n_vocab;
@@ -640,8 +647,7 @@ static __global__ void __launch_bounds__(THREADS)
         log_sum = top_logprobs(&r, c->n_top < ENG_TOP_LOGPROBS_MAX ? c->n_top : ENG_TOP_LOGPROBS_MAX, ret);
     if (c->n_penalties > 0)
         penalise(&r, c, given);
-    n_valid = mask_row(&r, c->mask);
-    id = choose(&r, c, n_valid);
+    id = choose(&r, c);
     if (threadIdx.x == 0) {
         ret->id = id;
         ret->logprob = c->n_top > 0 && id >= 0 ? (float)(r.logits[id] - log_sum) : 0;
