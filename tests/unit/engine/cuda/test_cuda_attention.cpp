@@ -278,7 +278,7 @@ static void test_attention__large_scores(void)
 /* 112 rows of a window: two tiles, tokens across both. */
 static void test_attention__group_of_7(void)
 {
-    check_few(7, 1, 64, ENG_F16);
+    check_shape(7, 1, 64, ENG_F16, THOROUGH);
 }
 
 static void test_attention__heads_of_80_and_96(void)
@@ -289,7 +289,7 @@ static void test_attention__heads_of_80_and_96(void)
 
 static void test_attention__heads_of_128(void)
 {
-    check_few(8, 2, 128, ENG_F16);
+    check_shape(8, 2, 128, ENG_F16, THOROUGH);
 }
 
 static void test_attention__heads_of_160_and_256(void)
