@@ -47,8 +47,10 @@ static const char help_logits[] =
     "Writes float32 [n_ids, n_vocab] to --out; without it prints the five largest of the last row.\n";
 static const char help_bench[] =
     "usage: gatehouse-model bench FILE [--pp N] [--tg N] [--repeat N] [--threads N] [--kernels NAME]\n"
-    "                             [--device NAME] [--plugin FILE]\n"
-    "Reads a prompt of --pp tokens (512), then makes --tg tokens (64), --repeat times (3).\n";
+    "                             [--device NAME] [--plugin FILE] [--sequences N]\n"
+    "Reads a prompt of --pp tokens (512), then makes --tg tokens (64), --repeat times (3), for --sequences "
+    "(1) requests at\n"
+    "once; the rates are of all of them together.\n";
 static const char help_fit[] =
     "usage: gatehouse-model fit [FILE] [--context N] [--sequences N] [--device NAME] [--plugin FILE]\n"
     "Lists the devices with their memory and versions, or why there is none. With FILE: the memory that the "

@@ -18,12 +18,13 @@ struct bare {
     struct eng_model *model;
     struct eng_graph *graph;
     struct eng_kvcache *kv;
-    struct eng_kv_seq seq;
+    struct eng_kv_seq seqs[ENG_SEQUENCES_MAX];
+    uint32_t n_seqs;
     char device[160];
     uint32_t step_tokens;
     uint32_t *pages, pages_n;
     uint32_t *positions, *sequences;
-    float *logits; /* [max_logits, n_vocab] */
+    struct eng_chosen chosen[ENG_SEQUENCES_MAX];
 };
 
 static void bare_close(struct bare *b)
@@ -34,11 +35,18 @@ static void bare_close(struct bare *b)
     free(b->pages);
     free(b->positions);
     free(b->sequences);
-    free(b->logits);
 }
 
-static enum base_code bare_open(struct bare *b, const struct eng_cli *c, uint32_t context,
-                                uint32_t max_logits, struct base_err *err)
+static void reserve_all(struct bare *b, uint32_t context)
+{
+    for (uint32_t i = 0; i < b->n_seqs; i++) {
+        b->seqs[i] = (struct eng_kv_seq){.pages = b->pages + (size_t)i * b->pages_n};
+        eng_kvcache_reserve(b->kv, &b->seqs[i], context, 0);
+    }
+}
+
+static enum base_code bare_open(struct bare *b, const struct eng_cli *c, uint32_t context, uint32_t n_seqs,
+                                struct base_err *err)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     struct eng_device_pick pick;
@@ -57,43 +65,68 @@ static enum base_code bare_open(struct bare *b, const struct eng_cli *c, uint32_
                    .index = pick.index,
                    .max_tokens = b->step_tokens,
                    .max_context = context,
-                   .max_sequences = 1,
-                   .max_logits = max_logits}};
+                   .max_sequences = n_seqs,
+                   .max_logits = n_seqs}};
     shape = eng_graph_kv_shape(b->model);
-    shape.n_pages = b->pages_n = eng_kvcache_pages_for(context);
+    b->n_seqs = n_seqs;
+    b->pages_n = eng_kvcache_pages_for(context);
+    shape.n_pages = b->pages_n * n_seqs;
     go.device.reserve_bytes =
         eng_graph_bytes(b->model, &go) + pick.ops->kv_page_bytes(&shape) * shape.n_pages;
     if ((rc = eng_graph_new(&b->graph, b->model, &go, err)) != BASE_OK ||
         (rc = eng_kvcache_new(&b->kv, go.ops, eng_graph_device(b->graph), &shape, err)) != BASE_OK)
         return rc;
     go.ops->describe(eng_graph_device(b->graph), b->device, sizeof(b->device));
-    b->pages = base_zalloc(b->pages_n * sizeof(*b->pages));
-    b->positions = base_zalloc(context * sizeof(*b->positions));
-    b->sequences = base_zalloc(context * sizeof(*b->sequences));
-    b->logits = base_zalloc((size_t)max_logits * b->model->config.n_vocab * sizeof(*b->logits));
-    for (uint32_t i = 0; i < context; i++)
-        b->positions[i] = i;
-    b->seq.pages = b->pages;
-    eng_kvcache_reserve(b->kv, &b->seq, context, 0);
+    b->pages = base_zalloc((size_t)b->pages_n * n_seqs * sizeof(*b->pages));
+    b->positions = base_zalloc(b->step_tokens * sizeof(*b->positions));
+    b->sequences = base_zalloc(b->step_tokens * sizeof(*b->sequences));
+    reserve_all(b, context);
     return BASE_OK;
 }
 
-/* Runs ids [n] from position `first`; rows names the rows (of these n) whose logits are wanted. */
-static enum base_code bare_step(struct bare *b, const int32_t *ids, uint32_t first, uint32_t n,
-                                const uint32_t *rows, uint32_t n_rows, struct base_err *err)
+static enum base_code run(struct bare *b, struct eng_step *step, float *ret_logits, struct base_err *err)
 {
-    struct eng_step step = {.n_tokens = n,
-                            .ids = ids,
-                            .positions = b->positions + first,
-                            .sequences = b->sequences,
-                            .n_sequences = 1,
-                            .pages_per_sequence = b->pages_n,
-                            .page_table = b->pages,
-                            .n_logits = n_rows,
-                            .logit_rows = rows};
+    struct eng_choice choices[ENG_SEQUENCES_MAX];
 
-    eng_kvcache_extend(b->kv, &b->seq, first + n);
-    return eng_graph_step(b->graph, eng_kvcache_store(b->kv), &step, NULL, b->logits, NULL, err);
+    for (uint32_t i = 0; i < step->n_logits; i++)
+        choices[i] = (struct eng_choice){.params = {.top_p = 1, .repetition_penalty = 1},
+                                         .n_tokens = b->model->config.n_vocab};
+    step->positions = b->positions;
+    step->sequences = b->sequences;
+    step->n_sequences = b->n_seqs;
+    step->pages_per_sequence = b->pages_n;
+    step->page_table = b->pages;
+    return eng_graph_step(b->graph, eng_kvcache_store(b->kv), step, ret_logits == NULL ? choices : NULL,
+                          ret_logits, ret_logits == NULL ? b->chosen : NULL, err);
+}
+
+/* Runs ids [n] of one sequence from position `first`; wanted: the last one's logits, or with ret_logits NULL a choice. */
+static enum base_code run_prompt(struct bare *b, uint32_t seq, const int32_t *ids, uint32_t first, uint32_t n,
+                                 bool wanted, float *ret_logits, struct base_err *err)
+{
+    const uint32_t last = n - 1;
+    struct eng_step step = {.n_tokens = n, .ids = ids, .n_logits = wanted, .logit_rows = &last};
+
+    for (uint32_t i = 0; i < n; i++) {
+        b->positions[i] = first + i;
+        b->sequences[i] = seq;
+    }
+    eng_kvcache_extend(b->kv, &b->seqs[seq], first + n);
+    return run(b, &step, ret_logits, err);
+}
+
+/* One token of each sequence, all at `position`. */
+static enum base_code run_answers(struct bare *b, const int32_t *ids, uint32_t position, struct base_err *err)
+{
+    uint32_t rows[ENG_SEQUENCES_MAX];
+    struct eng_step step = {.n_tokens = b->n_seqs, .ids = ids, .n_logits = b->n_seqs, .logit_rows = rows};
+
+    for (uint32_t i = 0; i < b->n_seqs; i++) {
+        b->positions[i] = position;
+        b->sequences[i] = rows[i] = i;
+        eng_kvcache_extend(b->kv, &b->seqs[i], position + 1);
+    }
+    return run(b, &step, NULL, err);
 }
 
 static uint32_t parse_ids(const char *text, uint32_t n_vocab, int32_t **ret_ids)
@@ -145,7 +178,8 @@ int eng_cli_logits(const struct eng_cli *c)
     struct bare b;
     FILE *out = NULL;
     enum base_code rc;
-    uint32_t n = 0, rows[1] = {0};
+    auto_free float *logits = NULL;
+    uint32_t n = 0;
 
     if (c->ids == NULL) {
         fputs("--ids is missing\n", stderr);
@@ -158,14 +192,16 @@ int eng_cli_logits(const struct eng_cli *c)
         rc = base_fail(&err, BASE_TOO_LARGE, 0, "%u token ids, limit 4096", n);
     if (rc == BASE_OK && c->out != NULL && (out = fopen(c->out, "wb")) == NULL)
         rc = base_fail(&err, BASE_IO, 0, "%s cannot be written", c->out);
+    if (rc == BASE_OK)
+        logits = base_zalloc(b.model->config.n_vocab * sizeof(*logits));
     for (uint32_t i = 0; rc == BASE_OK && i < n; i++) {
-        rc = bare_step(&b, ids + i, i, 1, rows, 1, &err);
+        rc = run_prompt(&b, 0, ids + i, i, 1, true, logits, &err);
         if (rc == BASE_OK && out != NULL &&
-            fwrite(b.logits, sizeof(float), b.model->config.n_vocab, out) != b.model->config.n_vocab)
+            fwrite(logits, sizeof(float), b.model->config.n_vocab, out) != b.model->config.n_vocab)
             rc = base_fail(&err, BASE_IO, 0, "%s cannot be written", c->out);
     }
     if (rc == BASE_OK && out == NULL)
-        print_top(b.logits, b.model->config.n_vocab);
+        print_top(logits, b.model->config.n_vocab);
     if (out != NULL && fclose(out) != 0 && rc == BASE_OK)
         rc = base_fail(&err, BASE_IO, 0, "%s cannot be written", c->out);
     bare_close(&b);
@@ -188,25 +224,29 @@ struct rates {
 static enum base_code bench_once(struct bare *b, const struct eng_cli *c, const int32_t *ids,
                                  struct rates *ret, struct base_err *err)
 {
-    const uint32_t first_row[1] = {0};
     uint64_t t0 = base_mono_us(), t1;
     double cpu0 = cpu_seconds(), cpu1;
     enum base_code rc = BASE_OK;
+    int32_t next[ENG_SEQUENCES_MAX];
 
-    for (uint32_t at = 0; at < c->pp && rc == BASE_OK; at += b->step_tokens) {
-        uint32_t n = c->pp - at < b->step_tokens ? c->pp - at : b->step_tokens;
-        uint32_t last = n - 1;
+    for (uint32_t seq = 0; seq < b->n_seqs; seq++) {
+        for (uint32_t at = 0; at < c->pp && rc == BASE_OK; at += b->step_tokens) {
+            uint32_t n = c->pp - at < b->step_tokens ? c->pp - at : b->step_tokens;
 
-        rc = bare_step(b, ids + at, at, n, &last, at + n == c->pp, err);
+            rc = run_prompt(b, seq, ids + at, at, n, at + n == c->pp, NULL, err);
+        }
     }
     t1 = base_mono_us();
     cpu1 = cpu_seconds();
-    ret->pp = c->pp / ((double)(t1 - t0) / 1e6);
-    ret->pp_cpu = c->pp / (cpu1 - cpu0);
-    for (uint32_t i = 0; i < c->tg && rc == BASE_OK; i++)
-        rc = bare_step(b, ids + c->pp + i, c->pp + i, 1, first_row, 1, err);
-    ret->tg = c->tg / ((double)(base_mono_us() - t1) / 1e6);
-    ret->tg_cpu = c->tg / (cpu_seconds() - cpu1);
+    ret->pp = (double)c->pp * b->n_seqs / ((double)(t1 - t0) / 1e6);
+    ret->pp_cpu = (double)c->pp * b->n_seqs / (cpu1 - cpu0);
+    for (uint32_t i = 0; i < c->tg && rc == BASE_OK; i++) {
+        for (uint32_t seq = 0; seq < b->n_seqs; seq++)
+            next[seq] = (int32_t)((i + seq) * 7919u % b->model->config.n_vocab);
+        rc = run_answers(b, next, c->pp + i, err);
+    }
+    ret->tg = (double)c->tg * b->n_seqs / ((double)(base_mono_us() - t1) / 1e6);
+    ret->tg_cpu = (double)c->tg * b->n_seqs / (cpu_seconds() - cpu1);
     return rc;
 }
 
@@ -217,12 +257,17 @@ int eng_cli_bench(const struct eng_cli *c)
     auto_free int32_t *ids = NULL;
     enum base_code rc;
     uint64_t t0 = base_mono_us();
+    uint32_t n_seqs = c->options.max_sequences != 0 ? c->options.max_sequences : 1;
 
+    if (n_seqs > ENG_SEQUENCES_MAX) {
+        fprintf(stderr, "--sequences: at most %u\n", ENG_SEQUENCES_MAX);
+        return 2;
+    }
     if (c->pp == 0 || c->pp + c->tg > ENG_CONTEXT_MAX) {
         fprintf(stderr, "--pp must be at least 1, --pp and --tg together at most %u\n", ENG_CONTEXT_MAX);
         return 2;
     }
-    rc = bare_open(&b, c, c->pp + c->tg, 1, &err);
+    rc = bare_open(&b, c, c->pp + c->tg, n_seqs, &err);
     if (rc == BASE_OK) {
         ids = base_zalloc((c->pp + c->tg) * sizeof(*ids));
         for (uint32_t i = 0; i < c->pp + c->tg; i++)
@@ -237,8 +282,9 @@ int eng_cli_bench(const struct eng_cli *c)
         if (rc == BASE_OK)
             printf("pp%u %.1f t/s  tg%u %.1f t/s  (per second of processor time: %.1f and %.1f)\n", c->pp,
                    r.pp, c->tg, r.tg, r.pp_cpu, r.tg_cpu);
-        eng_kvcache_release(b.kv, &b.seq);
-        eng_kvcache_reserve(b.kv, &b.seq, c->pp + c->tg, 0);
+        for (uint32_t seq = 0; seq < n_seqs; seq++)
+            eng_kvcache_release(b.kv, &b.seqs[seq]);
+        reserve_all(&b, c->pp + c->tg);
     }
     bare_close(&b);
     return rc == BASE_OK ? 0 : eng_cli_fail(&err);
