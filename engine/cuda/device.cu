@@ -10,6 +10,7 @@
 #include "engine/cuda/device.h"
 
 #include "engine/cuda/launch.h"
+#include "engine/cuda/nvml.h"
 
 #include <sched.h>
 #include <stdarg.h>
@@ -17,6 +18,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+
+/* Over the emulator, AddressSanitizer sees the gaps between the parts of the one block. */
+#if defined(GPU_EMULATE) && defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define CLOSE_PART(p, bytes) ASAN_POISON_MEMORY_REGION(p, bytes)
+#define OPEN_PART(p, bytes)  ASAN_UNPOISON_MEMORY_REGION(p, bytes)
+#else
+#define CLOSE_PART(p, bytes) ((void)0)
+#define OPEN_PART(p, bytes)  ((void)0)
+#endif
 
 #define STAGE_BYTES  ((size_t)16 << 20) /* of a weight on its way to the device */
 #define WATCHDOG_MS  30000u             /* a step takes milliseconds */
@@ -127,6 +138,8 @@ static bool wait(struct eng_device *dev, const char *what)
     if (dev->lost)
         return false;
     cudaEventRecord(dev->done, dev->stream);
+    if (!check(dev, "%s", what)) /* else the event could be that of an earlier wait, and long over */
+        return false;
     while ((error = cudaEventQuery(dev->done)) == cudaErrorNotReady) {
         uint64_t waited = mono_us() - begin;
 
@@ -157,12 +170,13 @@ static uint64_t aligned(uint64_t bytes)
 
 static enum base_code take(struct eng_device *dev, uint64_t bytes, void *ret_memory, struct base_err *err)
 {
-    if (bytes > dev->options.reserve_bytes - dev->used)
+    if (aligned(bytes) > dev->options.reserve_bytes - dev->used)
         return base_fail(err, BASE_NO_MEMORY, 0, "%s: %llu bytes wanted, %llu of %llu are left", dev->name,
                          (unsigned long long)bytes,
                          (unsigned long long)(dev->options.reserve_bytes - dev->used),
                          (unsigned long long)dev->options.reserve_bytes);
     *(uint8_t **)ret_memory = dev->memory + dev->used;
+    OPEN_PART(dev->memory + dev->used, bytes);
     dev->used += aligned(bytes);
     return BASE_OK;
 }
@@ -222,22 +236,37 @@ static uint64_t gpu_kv_page_bytes(const struct eng_kv_shape *shape)
 
 /* ---- open, close ---- */
 
+static __global__ void first_kernel(uint32_t *out)
+{
+    if (out != NULL)
+        out[threadIdx.x] = threadIdx.x;
+}
+
+/* Whether the device runs our code at all: a newer one must translate our PTX, which an older driver refuses. */
+static bool runs_kernels(struct eng_device *dev)
+{
+    GPU_LAUNCH(first_kernel, 1, 32, 0, dev->stream, (uint32_t *)NULL);
+    return check(dev, "first kernel") && wait(dev, "first kernel");
+}
+
 static void gpu_close(struct eng_device *dev)
 {
     if (dev == NULL)
         return;
     enter(dev);
-    if (!dev->lost)
+    if (!dev->lost && dev->memory != NULL) {
         wait(dev, "close");
-    if (!dev->lost) {
-        if (dev->memory != NULL)
+        OPEN_PART(dev->memory, dev->options.reserve_bytes);
+        if (!dev->lost)
             cudaMemsetAsync(dev->memory, 0, dev->options.reserve_bytes, dev->stream);
         wait(dev, "close");
     }
     if (!dev->lost) {
         cudaFree(dev->memory);
-        cudaEventDestroy(dev->done);
-        cudaStreamDestroy(dev->stream);
+        if (dev->done != NULL)
+            cudaEventDestroy(dev->done);
+        if (dev->stream != NULL)
+            cudaStreamDestroy(dev->stream);
         cudaFreeHost(dev->stage);
         cudaFreeHost(dev->choice_host);
         cudaFreeHost(dev->chosen_host);
@@ -269,6 +298,7 @@ static enum base_code open_memory(struct eng_device *dev, struct base_err *err)
             dev->name, (unsigned long long)(o->reserve_bytes >> 20), (unsigned long long)(free_bytes >> 20),
             (unsigned long long)(total_bytes >> 20));
     }
+    CLOSE_PART(dev->memory, o->reserve_bytes);
     for (unsigned i = 0; i < N_STEP_AREAS; i++)
         ok = ok && pinned(&dev->step_host[i], step_bytes(o));
     ok = ok && pinned(&dev->stage, STAGE_BYTES) &&
@@ -299,12 +329,16 @@ static enum base_code gpu_open(struct eng_device **ret_dev, const struct eng_dev
         (error = cudaGetDeviceProperties(&prop, (int)options->index)) != cudaSuccess ||
         (error = cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking)) != cudaSuccess ||
         (error = cudaEventCreateWithFlags(&dev->done, cudaEventDisableTiming)) != cudaSuccess) {
-        free(dev);
+        gpu_close(dev);
+        cudaGetLastError(); /* it is told here, not at the next device's first op */
         return base_fail(err, BASE_UNAVAILABLE, 0, "CUDA device %u: %s", options->index,
                          cudaGetErrorString(error));
     }
     snprintf(dev->name, sizeof(dev->name), "cuda:%u %.80s", options->index, prop.name);
-    rc = open_memory(dev, err);
+    if (runs_kernels(dev))
+        rc = open_memory(dev, err);
+    else
+        rc = base_fail(err, dev->err.code, 0, "%s", dev->err.detail);
     if (rc != BASE_OK) {
         gpu_close(dev);
         return rc;
@@ -316,12 +350,15 @@ static enum base_code gpu_open(struct eng_device **ret_dev, const struct eng_dev
 static void gpu_describe(const struct eng_device *dev, char *out, size_t out_bytes)
 {
     int driver = 0, runtime = 0;
+    char name[64];
 
     cudaDriverGetVersion(&driver);
     cudaRuntimeGetVersion(&runtime);
-    snprintf(out, out_bytes, "CUDA, %s, %.1f GiB taken, driver for CUDA %d.%d, built with %d.%d", dev->name,
-             (double)dev->options.reserve_bytes / (double)(1u << 30), driver / 1000, driver % 1000 / 10,
-             runtime / 1000, runtime % 1000 / 10);
+    if (!gpu_nvml_driver(name, sizeof(name)))
+        snprintf(name, sizeof(name), "for CUDA %d.%d", driver / 1000, driver % 1000 / 10);
+    snprintf(out, out_bytes, "CUDA, %s, %.1f GiB taken, driver %s, built with %d.%d", dev->name,
+             (double)dev->options.reserve_bytes / (double)(1u << 30), name, runtime / 1000,
+             runtime % 1000 / 10);
 }
 
 /* ---- weights, buffers, cache ---- */
@@ -343,7 +380,7 @@ static bool upload(struct eng_device *dev, uint8_t *to, const uint8_t *from, siz
 static enum base_code gpu_weight_new(struct eng_device *dev, const struct eng_weight_data *data,
                                      struct eng_weight **ret_weight, struct base_err *err)
 {
-    uint64_t bytes = gpu_any_weight_bytes(data);
+    uint64_t bytes = gpu_any_weight_bytes(data), part = data->rows == 0 ? data->cols * sizeof(float) : bytes;
     struct eng_weight *w;
     uint8_t *to = NULL, *packed = NULL;
     enum base_code rc;
@@ -354,7 +391,7 @@ static enum base_code gpu_weight_new(struct eng_device *dev, const struct eng_we
                          "%s: weights of %u x %u in %s are not supported on CUDA devices", dev->name,
                          data->rows, data->cols, eng_type_info(data->type)->name);
     enter(dev);
-    if ((rc = take(dev, bytes, &to, err)) != BASE_OK)
+    if ((rc = take(dev, part, &to, err)) != BASE_OK)
         return rc;
     w = (struct eng_weight *)calloc(1, sizeof(*w));
     if (data->rows > 0)
@@ -402,7 +439,12 @@ static enum base_code gpu_buf_new(struct eng_device *dev, size_t n_floats, struc
         free(buf);
         return rc;
     }
+    enter(dev);
     cudaMemsetAsync(buf->data, 0, n_floats * sizeof(float), dev->stream);
+    if (!check(dev, "wipe of a buffer of %zu bytes", n_floats * sizeof(float))) {
+        free(buf);
+        return base_fail(err, dev->err.code, 0, "%s", dev->err.detail);
+    }
     *ret_buf = buf;
     return BASE_OK;
 }
@@ -452,6 +494,7 @@ static enum base_code gpu_kv_new(struct eng_device *dev, const struct eng_kv_sha
         free(kv);
         return rc;
     }
+    enter(dev);
     cudaMemsetAsync(kv->data, 0, kv->page_bytes * shape->n_pages, dev->stream);
     if (!wait(dev, "wipe of the cache")) {
         free(kv);
@@ -696,6 +739,8 @@ static void gpu_sample_op(struct eng_device *dev, struct eng_buf *logits, const 
         }
     }
     cudaMemcpyAsync(dev->choice_dev, dev->choice_host, bytes, cudaMemcpyHostToDevice, dev->stream);
+    if (!check(dev, "sample [%u, %u]: upload of choices", n, n_vocab)) /* what is there holds old pointers */
+        return;
     gpu_sample(dev->stream, logits->data, n, n_vocab, (const struct gpu_choice *)dev->choice_dev,
                dev->chosen_dev, dev->workspace);
     cudaMemcpyAsync(dev->chosen_host, dev->chosen_dev, n * sizeof(*dev->chosen_host), cudaMemcpyDeviceToHost,

@@ -548,6 +548,17 @@ static cudaError_t answer(cudaError_t error)
     return device.sticky != cudaSuccess ? device.sticky : error;
 }
 
+/* Whether this call is the one that fails, by an error that is the call's alone. */
+static bool fails_now(const char *what)
+{
+    bool now;
+
+    pthread_mutex_lock(&device.lock);
+    now = faulty(what) && device.after-- == 0;
+    pthread_mutex_unlock(&device.lock);
+    return now;
+}
+
 extern "C" void gpu_emulate_fault(const char *what, unsigned after)
 {
     pthread_mutex_lock(&device.lock);
@@ -638,6 +649,8 @@ cudaError_t cudaFree(void *p)
 
 cudaError_t cudaMallocHost(void **p, size_t bytes)
 {
+    if (fails_now("pinned"))
+        return answer(cudaErrorMemoryAllocation);
     *p = new_block(bytes, false);
     return answer(*p != NULL ? cudaSuccess : cudaErrorMemoryAllocation);
 }
@@ -650,6 +663,8 @@ cudaError_t cudaFreeHost(void *p)
 
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t)
 {
+    if (fails_now("copy"))
+        return answer(cudaErrorInvalidValue);
     if (device.sticky == cudaSuccess && !device.hangs)
         memcpy(to, from, bytes);
     return answer(cudaSuccess);
@@ -657,6 +672,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
 
 cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 {
+    if (fails_now("set"))
+        return answer(cudaErrorInvalidValue);
     if (device.sticky == cudaSuccess && !device.hangs)
         memset(p, value, bytes);
     return answer(cudaSuccess);
@@ -697,7 +714,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
 
 cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
 {
-    return answer(cudaSuccess);
+    return answer(fails_now("record") ? cudaErrorInvalidValue : cudaSuccess);
 }
 
 cudaError_t cudaEventQuery(cudaEvent_t)

@@ -472,7 +472,8 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute
 /* For tests: what goes wrong from now on. "" ends all faults and brings a lost device back.
  *   launch      the launch after `after` more fails, and the device is lost
  *   hang        nothing after `after` more launches ever ends
- *   malloc      the allocation after `after` more fails
+ *   malloc      the allocation after `after` more fails; pinned: one of pinned memory
+ *   copy, set, record   the call after `after` more is refused and does nothing; the device goes on
  *   taken       `after` MiB of the device's memory belong to another process
  *   no-driver, old-driver, no-device, capability (7.0) */
 extern "C" __attribute__((visibility("default"))) void gpu_emulate_fault(const char *what, unsigned after);

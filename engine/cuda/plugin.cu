@@ -9,6 +9,9 @@ extern "C" {
 #include <stdio.h>
 #include <string.h>
 
+/* What the driver takes beside our one block: the code of kernels as they are first used, and what their threads spill. */
+#define DRIVER_BYTES ((size_t)256 << 20)
+
 static enum base_code driver_fault(struct base_err *err)
 {
     int driver = 0, runtime = 0;
@@ -68,7 +71,7 @@ static void fill(struct eng_device_info *info, unsigned index)
         cudaGetLastError();
         return;
     }
-    info->free_bytes = free_bytes;
+    info->free_bytes = free_bytes > DRIVER_BYTES ? free_bytes - DRIVER_BYTES : 0;
     info->total_bytes = total_bytes;
     info->usable = true;
 }

@@ -292,7 +292,7 @@ static void test_memory__of_odd_sizes(void)
     for (uint64_t short_of = 0; short_of < 2; short_of++) {
         enum base_code rc = BASE_OK;
 
-        o.reserve_bytes = bytes - 256 * short_of;
+        o.reserve_bytes = bytes - short_of;
         CHECK_RC(gpu_ops.open(&dev, &o, &err), BASE_OK, &err);
         for (size_t n : sizes) {
             struct eng_buf *buf = NULL;
@@ -461,7 +461,7 @@ static void test_loss__stays_and_nothing_waits(void)
     gpu_emulate_fault("hang", 4);
     CHECK_RC(run_greedy(&s, out, &err), BASE_UNAVAILABLE, &err);
     gpu_set_watchdog(60000); /* so that a second wait would show */
-    check_lost(&s, "step: no answer for 200 ms");
+    check_lost(&s, "no answer for 200 ms");
     gpu_set_watchdog(30000);
 
     need_small(&s); /* the twin: a device that came back */
