@@ -156,36 +156,32 @@ static inline uint32_t pair(const uint8_t *codes)
     return codes[0] | (uint32_t)codes[1] << 16;
 }
 
+template <uint32_t BITS>
 static void write_codes(const struct mm_layout *l, const struct unit *u, uint8_t *out)
 {
     for (uint32_t k = 0; k < l->k; k += 16)
         for (unsigned lane = 0; lane < 32; lane++) {
             unsigned step = k / MM_STEP, b = k / 32 % 2, s = k / 16 % 2;
             const uint8_t *row = &u->codes[lane / 4][k + 2 * (lane % 4)], *row8 = row + 8 * K_MAX;
-            uint32_t r[4] = {pair(row), pair(row8), pair(row + 8), pair(row8 + 8)}, word = 0, high = 0, had;
+            uint32_t r[4] = {pair(row), pair(row8), pair(row + 8), pair(row8 + 8)}, high = 0, had;
+            uint8_t *to = out + (step * 32 + lane) * 16 + (2 * b + s) * 4;
 
-            if (l->bits == 8) {
-                uint8_t *to = out + ((k / 32) * 32 + lane) * 16 + s * 8;
-
-                store32(to, ((r[0] | r[0] >> 8) & 0xffff) | ((r[1] | r[1] >> 8) & 0xffff) << 16);
-                store32(to + 4, ((r[2] | r[2] >> 8) & 0xffff) | ((r[3] | r[3] >> 8) & 0xffff) << 16);
+            if (BITS == 8) {
+                to = out + ((k / 32) * 32 + lane) * 16 + s * 8;
+                store32(to, ((r[0] | r[0] >> 8) & 0xffff) | (r[1] | r[1] >> 8) << 16);
+                store32(to + 4, ((r[2] | r[2] >> 8) & 0xffff) | (r[3] | r[3] >> 8) << 16);
                 continue;
             }
-            for (unsigned i = 0; i < 4; i++) {
-                word |= (r[i] & 0x000f000f) << 4 * i;
-                if (l->bits == 5)
-                    high |= (r[i] >> 4 & 0x00010001) << (8 * b + 4 * s + i);
-                else
-                    high |= (r[i] >> 4 & 0x00030003) << 2 * (4 * s + i);
-            }
-            store32(out + (step * 32 + lane) * 16 + (2 * b + s) * 4, word);
-            if (l->bits >= 5) {
-                uint8_t *to = out + l->high +
-                              (l->bits == 5 ? (step * 32 + lane) * 4 : ((step * 32 + lane) * 2 + b) * 4);
-
-                memcpy(&had, to, sizeof(had));
-                store32(to, had | high);
-            }
+            store32(to, (r[0] & 0x000f000f) | (r[1] & 0x000f000f) << 4 | (r[2] & 0x000f000f) << 8 |
+                            (r[3] & 0x000f000f) << 12);
+            if (BITS == 4)
+                continue;
+            for (unsigned i = 0; i < 4; i++)
+                high |= BITS == 5 ? (r[i] >> 4 & 0x00010001) << (8 * b + 4 * s + i)
+                                  : (r[i] >> 4 & 0x00030003) << 2 * (4 * s + i);
+            to = out + l->high + (BITS == 5 ? (step * 32 + lane) * 4 : ((step * 32 + lane) * 2 + b) * 4);
+            memcpy(&had, to, sizeof(had));
+            store32(to, had | high);
         }
 }
 
@@ -226,19 +222,15 @@ static void write_scales(enum eng_type type, const struct mm_layout *l, const st
 
 static void pack_16(const struct eng_weight_data *data, uint32_t row0, uint32_t k0, uint8_t *out)
 {
-    const uint8_t *src = (const uint8_t *)data->data;
+    for (unsigned row = 0; row < ROWS && row0 + row < data->rows; row++) {
+        const uint8_t *src = (const uint8_t *)data->data + ((uint64_t)(row0 + row) * data->cols + k0) * 2;
 
-    for (unsigned k = 0; k < mm_layout_16.k; k += 16)
-        for (unsigned lane = 0; lane < 32; lane++)
-            for (unsigned i = 0; i < 4; i++)
-                for (unsigned h = 0; h < 2; h++) {
-                    uint32_t row = row0 + lane / 4 + 8 * (i % 2),
-                             col = k0 + k + 8 * (i / 2) + 2 * (lane % 4) + h;
+        for (unsigned k = 0; k < mm_layout_16.k && k0 + k < data->cols; k += 2) {
+            unsigned lane = row % 8 * 4 + k % 8 / 2, i = row / 8 + k % 16 / 8 * 2;
 
-                    if (row < data->rows && col < data->cols)
-                        memcpy(out + ((k / 16 * 32 + lane) * 4 + i) * 4 + h * 2,
-                               src + ((uint64_t)row * data->cols + col) * 2, 2);
-                }
+            memcpy(out + ((k / 16 * 32 + lane) * 4 + i) * 4, src + k * 2, k0 + k + 1 < data->cols ? 4 : 2);
+        }
+    }
 }
 
 static void pack_unit(const struct eng_weight_data *data, const struct mm_layout *l, uint32_t row0,
@@ -260,7 +252,12 @@ static void pack_unit(const struct eng_weight_data *data, const struct mm_layout
             for (unsigned b = 0; b < l->k / 32 && k0 + b * 32 < data->cols; b++, src += info->block_bytes)
                 read_block_32(data->type, src, u, row, b);
     }
-    write_codes(l, u, out);
+    switch (l->bits) {
+    case 4: write_codes<4>(l, u, out); break;
+    case 5: write_codes<5>(l, u, out); break;
+    case 6: write_codes<6>(l, u, out); break;
+    default: write_codes<8>(l, u, out); break;
+    }
     write_scales(data->type, l, u, out);
 }
 
