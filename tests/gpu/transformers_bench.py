@@ -78,10 +78,11 @@ class Bench:
         if kind == "dynamic":
             return self.transformers.DynamicCache()
         make = self.transformers.StaticCache
-        if any(k in inspect.signature(make.__init__).parameters for k in ("max_batch_size", "batch_size")):
+        try:
             return make(config=self.config, max_batch_size=batch, max_cache_len=length, device=self.device,
                         dtype=self.torch.bfloat16)
-        return make(config=self.config, max_cache_len=length)
+        except TypeError:  # later versions see batch and type when they are used
+            return make(config=self.config, max_cache_len=length)
 
     def step(self, ids, cache, positions):
         """The next token of each row [batch, 1]; only the last position gets logits."""
@@ -131,27 +132,29 @@ class Bench:
         return step
 
 
-def attempt(torch, result, key, measure):
-    """measure() gives tokens and seconds. A failure leaves null and its reason."""
+def attempt(torch, result, key, measure, way=""):
+    """measure() gives tokens and seconds; the best of several ways stays. A failure leaves its reason. True: this way is the best."""
+    name = f"{key}_{way}" if way else key
     try:
         tokens, seconds = measure()
     except Exception as e:  # whatever a version of these libraries cannot do
         reason = " ".join(str(e).split())[:200]
-        result[f"{key}_why"] = f"{type(e).__name__}: {reason}"
-        note(f"{key}: {result[f'{key}_why']}")
+        result[f"{name}_why"] = f"{type(e).__name__}: {reason}"
+        note(f"{name}: {result[f'{name}_why']}")
         torch.cuda.empty_cache()
-        return
-    if result.get(key) is None or tokens / seconds > result[key]:
-        result[key], result[f"{key}_seconds"] = round(tokens / seconds, 2), round(seconds, 5)
-    note(f"{key}: {tokens / seconds:.1f} tokens/s")
+        return False
+    note(f"{name}: {tokens / seconds:.1f} tokens/s")
+    if result[key] is not None and tokens / seconds <= result[key]:
+        return False
+    result[key], result[f"{key}_seconds"] = round(tokens / seconds, 2), round(seconds, 5)
+    return True
 
 
 def decode_best(bench, batch, result):
+    key = f"decode_{batch}"
     for kind in ("dynamic", "static"):
-        before = result[f"decode_{batch}"]
-        attempt(bench.torch, result, f"decode_{batch}", lambda: (batch * ANSWER, bench.decode(batch, kind, bench.step)))
-        if result[f"decode_{batch}"] != before:
-            result[f"decode_{batch}_cache"] = kind
+        if attempt(bench.torch, result, key, lambda: (batch * ANSWER, bench.decode(batch, kind, bench.step)), kind):
+            result[f"{key}_cache"] = kind
 
 
 def measure_all(torch, transformers, layers, compile_too, result):
