@@ -166,7 +166,7 @@ static void write_codes(const struct mm_layout *l, const struct unit *u, uint8_t
             uint32_t r[4] = {pair(row), pair(row8), pair(row + 8), pair(row8 + 8)}, high = 0, had;
             uint8_t *to = out + (step * 32 + lane) * 16 + (2 * b + s) * 4;
 
-            if (BITS == 8) {
+            if constexpr (BITS == 8) {
                 to = out + ((k / 32) * 32 + lane) * 16 + s * 8;
                 store32(to, ((r[0] | r[0] >> 8) & 0xffff) | (r[1] | r[1] >> 8) << 16);
                 store32(to + 4, ((r[2] | r[2] >> 8) & 0xffff) | (r[3] | r[3] >> 8) << 16);
@@ -174,14 +174,14 @@ static void write_codes(const struct mm_layout *l, const struct unit *u, uint8_t
             }
             store32(to, (r[0] & 0x000f000f) | (r[1] & 0x000f000f) << 4 | (r[2] & 0x000f000f) << 8 |
                             (r[3] & 0x000f000f) << 12);
-            if (BITS == 4)
-                continue;
-            for (unsigned i = 0; i < 4; i++)
-                high |= BITS == 5 ? (r[i] >> 4 & 0x00010001) << (8 * b + 4 * s + i)
-                                  : (r[i] >> 4 & 0x00030003) << 2 * (4 * s + i);
-            to = out + l->high + (BITS == 5 ? (step * 32 + lane) * 4 : ((step * 32 + lane) * 2 + b) * 4);
-            memcpy(&had, to, sizeof(had));
-            store32(to, had | high);
+            if constexpr (BITS > 4) {
+                for (unsigned i = 0; i < 4; i++)
+                    high |= BITS == 5 ? (r[i] >> 4 & 0x00010001) << (8 * b + 4 * s + i)
+                                      : (r[i] >> 4 & 0x00030003) << 2 * (4 * s + i);
+                to = out + l->high + (BITS == 5 ? (step * 32 + lane) * 4 : ((step * 32 + lane) * 2 + b) * 4);
+                memcpy(&had, to, sizeof(had));
+                store32(to, had | high);
+            }
         }
 }
 
