@@ -507,10 +507,13 @@ static struct allocation *all_blocks;
 
 static void *new_block(size_t bytes, bool on_device)
 {
-    struct allocation *a = (struct allocation *)aligned_alloc(256, sizeof(*a) + (bytes + 255) / 256 * 256);
+    struct allocation *a;
+    void *p;
 
-    if (a == NULL)
+    if (posix_memalign(&p, 256, sizeof(*a) + bytes) !=
+        0) /* to the byte, so that what is read past the end is seen */
         return NULL;
+    a = (struct allocation *)p;
     pthread_mutex_lock(&device.lock);
     *a = (struct allocation){on_device ? bytes : 0, NULL, all_blocks};
     if (all_blocks != NULL)

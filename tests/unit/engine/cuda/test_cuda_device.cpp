@@ -11,7 +11,9 @@ extern "C" {
 
 #include <math.h>
 #include <stdlib.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 extern "C" const struct eng_plugin *gatehouse_engine_plugin(void);
 
@@ -310,6 +312,40 @@ static void test_memory__of_odd_sizes(void)
     }
 }
 
+/* All is one block, yet an op that leaves its part is found: here by a buffer that is one number too small. */
+__attribute__((unused)) static bool dies_with_buffer_of(size_t n)
+{
+    pid_t child = fork();
+    int status = 0;
+
+    if (child == 0) {
+        struct eng_chosen out[LOGITS];
+        struct base_err err;
+        struct small s;
+
+        if (freopen("/dev/null", "w", stderr) == NULL || open_small(&s, all_bytes() + 4096, &err) != BASE_OK)
+            _exit(0);
+        gpu_ops.buf_free(s.dev, s.ub);
+        if (gpu_ops.buf_new(s.dev, n, &s.ub, &err) != BASE_OK || run_greedy(&s, out, &err) != BASE_OK)
+            _exit(0);
+        _exit(7);
+    }
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(!(WIFEXITED(status) && WEXITSTATUS(status) == 0));
+    return !(WIFEXITED(status) && WEXITSTATUS(status) == 7);
+}
+
+static void test_memory__is_left_by_no_op(void)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    gpu_emulate_fault("", 0);
+    CHECK(dies_with_buffer_of(TOKENS * FF - 1));
+    CHECK(!dies_with_buffer_of(TOKENS * FF));
+#else
+    SKIP("AddressSanitizer is not in this build");
+#endif
+}
+
 /* ---- pages ---- */
 
 static void test_pages__written_where_the_table_says_and_wiped(void)
@@ -596,6 +632,7 @@ static void test_devices__leave_the_driver_its_part(void)
 static const struct tap_case cases[] = {
     CASE(test_memory__is_what_was_counted),
     CASE(test_memory__of_odd_sizes),
+    CASE(test_memory__is_left_by_no_op),
     CASE(test_pages__written_where_the_table_says_and_wiped),
     CASE(test_sample__each_row_its_own_mask_and_penalties),
     CASE(test_loss__every_launch_names_its_op),

@@ -179,11 +179,38 @@ static void test_emulate__faulty_kernels_are_found(void)
     CHECK(out[0] != 7);
 }
 
+static __global__ void write_at(int *out, int i)
+{
+    out[i] = 1;
+}
+
+__attribute__((unused)) static void write_past(int n, int i)
+{
+    int *p = NULL;
+
+    if (cudaMalloc((void **)&p, (size_t)n * sizeof(*p)) != cudaSuccess)
+        _exit(0);
+    GPU_LAUNCH(write_at, 1, 1, 0, (gpu_stream)0, p, i);
+    cudaFree(p);
+}
+
+static void test_emulate__writes_past_an_allocation_are_found(void)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    CHECK(dies([] { write_past(25, 25); }));
+    CHECK(dies([] { write_past(64, 64); }));
+    CHECK(!dies([] { write_past(25, 24); }));
+#else
+    SKIP("AddressSanitizer is not in this build");
+#endif
+}
+
 static const struct tap_case cases[] = {
     CASE(test_emulate__blocks_and_barriers),
     CASE(test_emulate__collectives),
     CASE(test_emulate__mma_is_a_matrix_product),
     CASE(test_emulate__faulty_kernels_are_found),
+    CASE(test_emulate__writes_past_an_allocation_are_found),
 };
 
 int main(int argc, char **argv)
