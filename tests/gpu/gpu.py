@@ -10,6 +10,7 @@ output is one table; the same goes to a JSON file. --emulated checks ops, models
 import argparse
 import datetime
 import glob
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -24,7 +25,7 @@ import time
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-BOXES = {"ceilings": 60, "ops": 120, "models": 90, "determinism": 60, "bench": 240}  # seconds
+BOXES = {"ceilings": 60, "ops": 100, "models": 60, "determinism": 45, "bench": 210}  # seconds; together under eight minutes
 CORRECTNESS = ("ops", "models", "determinism")
 # Llama-3.1-8B: weights that a decoded token reads (blocks and head), multiply-adds of a prefilled one. engines.md, section 3.
 PARAMETERS = 6.979e9 + 0.525e9
@@ -40,6 +41,7 @@ class Gpu:
         self.plugin = pathlib.Path(args.plugin or self.build / "engine/cuda" / name)
         self.rows, self.results, self.ceilings = [], {}, {}
         self.failed = False
+        self.deadline = None  # of the part that runs
         self.env = dict(os.environ, GH_SOURCE_ROOT=str(ROOT), GH_BUILD_ROOT=str(self.build), GH_TEST_PLUGIN=str(self.plugin))
         if args.refmodels:
             self.env["GH_REFMODELS"] = str(pathlib.Path(args.refmodels).resolve())
@@ -48,17 +50,28 @@ class Gpu:
 
     def run(self, command, seconds):
         """(exit status, output); the status is None when the time box ended it."""
-        began = time.monotonic()
+        if self.deadline is not None:
+            seconds = min(seconds, self.deadline - time.monotonic())
+            if seconds <= 0:
+                return None, "the time box of this part is used up"
         process = subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                    errors="replace", env=self.env, start_new_session=True)
         try:
             output, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            output, _ = process.communicate()
+            try:
+                output, _ = process.communicate(timeout=5)
+            except subprocess.TimeoutExpired as e:  # a driver that hangs holds its process even then: it must not hold this one
+                output = (e.stdout or b"").decode(errors="replace")
             return None, output
-        self.took = time.monotonic() - began
+        except BaseException:  # an interrupt reaches this process alone: the child is in a session of its own
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         return process.returncode, output
+
+    def tool(self, name):
+        return shutil.which(name) or next(iter(glob.glob(f"/usr/local/cuda/bin/{name}")), None)
 
     def row(self, part, what, figure, of="", verdict=""):
         self.rows.append((part, what, figure, of, verdict))
@@ -81,7 +94,7 @@ class Gpu:
             print(f"    {line}")
         if status is None:
             self.row(part, what, f"{good} passed", f"ended after {seconds:.0f} s", "FAILED")
-        elif skipped and not bad and good == 0:
+        elif status == 0 and skipped and not bad and good == 0:
             self.skip(part, f"{what}: {re.search('# SKIP (.*)', output)[1]}")
         elif bad or good == 0 or status != 0:
             print("\n".join("    " + line for line in output.splitlines()[-15:]))
@@ -92,7 +105,7 @@ class Gpu:
     # ---- parts ----
 
     def part_ceilings(self, box):
-        nvcc = shutil.which("nvcc") or next(iter(glob.glob("/usr/local/cuda/bin/nvcc")), None)
+        nvcc = self.tool("nvcc")
         if nvcc is None:
             return self.skip("ceilings", "no nvcc (looked in PATH and /usr/local/cuda/bin)")
         program = self.build / "ceilings"
@@ -127,15 +140,16 @@ class Gpu:
         if status != 0:
             print("\n".join("    " + line for line in output.splitlines()[-12:]))
         self.row("ops", "against the CPU oracle", last[:60], "" if status is not None else f"ended after {box * 0.6:.0f} s", "ok" if status == 0 else "FAILED")
-        tool = shutil.which("compute-sanitizer") or next(iter(glob.glob("/usr/local/cuda/bin/compute-sanitizer")), None)
+        tool = self.tool("compute-sanitizer")
         for check in () if self.args.emulated else ("memcheck", "racecheck"):
             if tool is None:
                 self.skip("ops", f"{check}: compute-sanitizer is not there")
                 continue
-            status, output = self.run([tool, "--tool", check, "--error-exitcode", "9", ops, self.plugin, "--seed", seed, "--small", "--rounds", "1"], box * 0.3)
+            status, output = self.run([tool, "--tool", check, "--error-exitcode", "9", ops, self.plugin, "--seed", seed, "--small", "--rounds", "1"], box * 0.2)
             errors = re.findall(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (.*)$", output, re.M)
             if status is None:
-                self.row("ops", check, f"nothing found in {box * 0.3:.0f} s" if not errors else errors[-1], "not finished", "FAILED" if errors else "ok")
+                # It tells what it found at its end: without that, nothing was shown.
+                self.skip("ops", f"{check}: not finished in {box * 0.2:.0f} s")
             else:
                 self.row("ops", check, errors[-1] if errors else output.strip().splitlines()[-1][:80], "", "ok" if status == 0 else "FAILED")
 
@@ -149,7 +163,7 @@ class Gpu:
     def part_determinism(self, box):
         test = self.build / "tests/unit/engine/cuda/test_cuda_model"
         self.tap("determinism", "a prompt in pieces, bitwise", [test, "however_the_prompt_is_cut"], box / 2)
-        self.tap("determinism", "requests in batches of 1, 7 and 64", [test, "in_batches"], box / 2)
+        self.tap("determinism", "requests in batches of 1 and 7 (64 on a device)" if self.args.emulated else "requests in batches of 1, 7 and 64", [test, "in_batches"], box / 2)
         self.skip("determinism", "with and without a prefix hit: the engine has no prefix cache yet")
 
     def rates(self, output):
@@ -159,7 +173,7 @@ class Gpu:
 
     def part_bench(self, box):
         began = time.monotonic()
-        left = lambda: box - (time.monotonic() - began)
+        left = lambda: box - 50 - (time.monotonic() - began)  # the rest is for transformers
         program = self.build / "engine/gatehouse-model"
         with tempfile.TemporaryDirectory(prefix="gatehouse-gpu-") as folder:
             for kind in ("q4_k_m", "q8_0", "bf16"):
@@ -174,7 +188,7 @@ class Gpu:
                     continue
                 self.bench_model(kind, model, program, left)
                 model.unlink()
-            self.bench_transformers(max(20, left()))
+            self.bench_transformers(left() + 50)
 
     def bench_model(self, kind, model, program, left):
         read = self.ceilings.get("copy_bytes_s")
@@ -183,7 +197,7 @@ class Gpu:
         bytes_per_token = (6.979e9 * share + 0.525e9) * BITS[kind] / 8
         base = [program, "bench", model, "--device", "cuda", "--plugin", self.plugin]
         for batch in (1, 8, 64):
-            status, output = self.run(base + ["--pp", "128", "--tg", "32", "--repeat", "2", "--sequences", str(batch)], max(5, left()))
+            status, output = self.run(base + ["--pp", "128", "--tg", "32", "--repeat", "2", "--sequences", str(batch)], max(3, left()))
             rate = self.rates(output)[1]
             if rate is None:
                 self.row("bench", f"{kind} decode, batch {batch}", "", output.strip().splitlines()[-1][:90] if output.strip() else "ended", "FAILED")
@@ -194,7 +208,7 @@ class Gpu:
             of = f"{rate / batch * bytes_per_token / read * 100:.0f} % of the copy bandwidth" if read else ""
             self.row("bench", f"{kind} decode, batch {batch}", f"{rate:.1f} t/s", of)
         for prompt in (512, 2048):
-            status, output = self.run(base + ["--pp", str(prompt), "--tg", "1", "--repeat", "3"], max(5, left()))
+            status, output = self.run(base + ["--pp", str(prompt), "--tg", "1", "--repeat", "3"], max(3, left()))
             rate = self.rates(output)[0]
             if rate is None:
                 self.row("bench", f"{kind} prefill {prompt}", "", output.strip().splitlines()[-1][:90] if output.strip() else "ended", "FAILED")
@@ -220,7 +234,7 @@ class Gpu:
     def report(self):
         widths = [max(len(str(r[i])) for r in self.rows) for i in range(4)] if self.rows else [0] * 4
         device = self.ceilings.get("name") or ("the emulator" if self.args.emulated else self.device())
-        commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+        commit = self.first_line(["git", "-C", ROOT, "rev-parse", "--short", "HEAD"])
         print(f"\n{device}, {datetime.date.today()}, commit {commit or 'unknown'}\n")
         for part, what, figure, of, verdict in self.rows:
             print(f"{part:<{widths[0]}}  {what:<{widths[1]}}  {figure:>{widths[2]}}  {of:<{widths[3]}}  {verdict}".rstrip())
@@ -228,8 +242,30 @@ class Gpu:
         print(f"\n{count('ok')} passed, {count('FAILED')} failed, {count('skipped')} skipped")
         path = pathlib.Path(self.args.json or self.build / "gpu.json")
         path.write_text(json.dumps({"date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"), "machine": platform.node(),
-                                    "device": device, "commit": commit, "ceilings": self.ceilings, "parts": self.results}, indent=1) + "\n")
+                                    "device": device, "versions": self.versions(), "commit": commit, "ceilings": self.ceilings, "parts": self.results}, indent=1) + "\n")
         print(f"{path}")
+
+    def first_line(self, command):
+        """What a program says that may not be there."""
+        try:
+            status, output = self.run(command, 30)
+        except OSError:
+            return ""
+        return output.strip().splitlines()[0] if status == 0 and output.strip() else ""
+
+    def versions(self):
+        found = {"python": platform.python_version(), "driver": self.first_line(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])}
+        nvcc = self.tool("nvcc")
+        if nvcc:
+            status, output = self.run([nvcc, "--version"], 30)
+            release = re.search(r"release (\S+?),", output)
+            found["nvcc"] = release[1] if status == 0 and release else ""
+        for name in ("torch", "transformers"):
+            try:
+                found[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                found[name] = ""
+        return found
 
     def device(self):
         _, output = self.run([self.build / "engine/gatehouse-model", "fit", "--plugin", self.plugin], 30)
@@ -250,16 +286,21 @@ def main():
     unknown = [p for p in args.parts if p not in BOXES]
     if unknown:
         parser.error(f"no part {unknown[0]}: there are {', '.join(BOXES)}")
+    if args.refmodels and not os.path.isdir(args.refmodels):
+        parser.error(f"--refmodels: no folder {args.refmodels}")
     gpu = Gpu(args)
     if not gpu.plugin.exists():
         sys.exit(f"{gpu.plugin} is not there: it is built where nvcc is found (CUDA 12.8 or later)")
     for part in args.parts or (CORRECTNESS if args.emulated else BOXES):
         print(f"{part} ...", flush=True)
         began = time.monotonic()
+        box = BOXES[part] * (3 if args.emulated else 1)
+        gpu.deadline = began + box
         try:
-            getattr(gpu, f"part_{part}")(BOXES[part] * (3 if args.emulated else 1))
+            getattr(gpu, f"part_{part}")(box)
         except Exception as e:  # a part that breaks must not take the others with it
             gpu.row(part, f"broke: {e}"[:100], "", "", "FAILED")
+        gpu.deadline = None
         print(f"  {time.monotonic() - began:.0f} s")
     gpu.report()
     return 1 if gpu.failed else 0

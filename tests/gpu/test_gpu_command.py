@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 import types
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -39,7 +40,7 @@ def test_emulated__a_part_passes_and_is_written_down():
         figures = json.loads(pathlib.Path(folder, "gpu.json").read_text())
     equal(status, 0, text[-600:])
     check("prefix cache yet" in text and " 0 failed, " in text)
-    equal(set(figures), {"date", "machine", "device", "commit", "ceilings", "parts"})
+    equal(set(figures), {"date", "machine", "device", "versions", "commit", "ceilings", "parts"})
     check(all(row["verdict"] in ("ok", "skipped") for row in figures["parts"]["determinism"]))
 
 
@@ -77,6 +78,64 @@ def test_a_part_that_fails_fails_the_whole__and_its_twin():
     g = fresh()
     g.tap("models", "nothing there", ["sh", "-c", "echo 'ok 1 - a # SKIP no shared reference data'"], 5)
     equal((g.rows[-1][4], g.failed), ("skipped", False))
+
+
+@case
+def test_skipped_cases_of_a_program_that_dies__fail():
+    g = fresh()
+    g.tap("models", "dies", ["sh", "-c", "echo 'ok 1 - a # SKIP no shared reference data'; kill -9 $$"], 5)
+    equal((g.rows[-1][4], g.failed), ("FAILED", True))
+
+
+@case
+def test_a_part_has_one_deadline():
+    g = fresh()
+    g.deadline = time.monotonic() + 0.5
+    began = time.monotonic()
+    equal(g.run(["sleep", "60"], 60)[0], None)
+    equal(g.run(["echo", "late"], 60), (None, "the time box of this part is used up"))
+    check(time.monotonic() - began < 10)
+    check(sum(gpu.BOXES.values()) < 480)
+
+
+def script(folder, name, text):
+    path = pathlib.Path(folder, name)
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return path
+
+
+@case
+def test_without_tools__skipped_with_the_reason():
+    g = fresh()
+    g.tool = lambda name: None
+    g.args.emulated = False
+    g.part_ceilings(5)
+    equal((g.rows[-1][4], "no nvcc" in g.rows[-1][1]), ("skipped", True))
+    with tempfile.TemporaryDirectory() as folder:
+        g.build = pathlib.Path(folder)
+        (g.build / "tests/gpu").mkdir(parents=True)
+        script(folder, "tests/gpu/gpu_ops", "echo '3 ops checked, 0 failed, seed 1'")
+        g.part_ops(5)
+        equal([r[4] for r in g.rows[-3:]], ["ok", "skipped", "skipped"])
+        check("compute-sanitizer is not there" in g.rows[-1][1] and not g.failed)
+        # A check that did not end has shown nothing; one that found something fails.
+        slow, bad = script(folder, "slow", "sleep 60"), script(folder, "bad", "echo '========= ERROR SUMMARY: 2 errors'; exit 9")
+        g.tool = lambda name: slow
+        g.part_ops(2)
+        equal([r[4] for r in g.rows[-3:]], ["ok", "skipped", "skipped"])
+        check("not finished" in g.rows[-1][1] and not g.failed)
+        g.tool = lambda name: bad
+        g.part_ops(5)
+        equal([r[4] for r in g.rows[-3:]], ["ok", "FAILED", "FAILED"])
+        check(g.failed)
+
+
+@case
+def test_the_report_needs_no_git():
+    g = fresh()
+    equal(g.first_line(["/nonexistent/git", "rev-parse"]), "")
+    equal(g.first_line(["false"]), "")
 
 
 @case
