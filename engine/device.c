@@ -164,8 +164,8 @@ static enum base_code pick_cuda(struct eng_device_pick *ret_pick, unsigned index
                          n);
     if (best == NULL)
         return base_fail(err, BASE_UNAVAILABLE, 0, "the driver shows no CUDA device");
-    *ret_pick =
-        (struct eng_device_pick){.ops = plugin->ops, .index = best->index, .free_bytes = best->free_bytes};
+    *ret_pick = (struct eng_device_pick){
+        .ops = plugin->ops, .plugin = plugin, .index = best->index, .free_bytes = best->free_bytes};
     memcpy(ret_pick->name, best->name, sizeof(ret_pick->name));
     return BASE_OK;
 }

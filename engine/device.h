@@ -13,6 +13,7 @@
 
 struct eng_device_pick {
     const struct eng_ops *ops;
+    const struct eng_plugin *plugin; /* NULL: the CPU */
     unsigned index;
     bool is_cpu;
     uint64_t free_bytes; /* memory that may be taken */

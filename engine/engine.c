@@ -118,6 +118,8 @@ static enum base_code open_device(struct eng *eng, const struct eng_device_pick 
         return rc;
     }
     pick->ops->describe(eng_graph_device(eng->graph), eng->info.device, sizeof(eng->info.device));
+    eng->plugin = pick->plugin;
+    eng->device_index = pick->index;
     memcpy(eng->info.device_note, pick->note, sizeof(eng->info.device_note));
     *ret_step_tokens = step_tokens;
     return BASE_OK;
@@ -243,6 +245,11 @@ void eng_get_info(const struct eng *eng, struct eng_info *ret_info)
 void eng_get_stats(struct eng *eng, struct eng_stats *ret_stats)
 {
     eng_sched_stats(eng->sched, ret_stats);
+}
+
+bool eng_get_gauges(const struct eng *eng, struct eng_gauges *ret_gauges)
+{
+    return eng->plugin != NULL && eng->plugin->gauges(eng->device_index, ret_gauges);
 }
 
 static enum base_code check_submit(const struct eng_submit *submit, struct base_err *err)

@@ -150,6 +150,15 @@ struct eng_stats {
 };
 void eng_get_stats(struct eng *eng, struct eng_stats *ret_stats); /* any thread, lock-free or nearly so */
 
+struct eng_gauges {
+    double utilization; /* share of the last second in which the device worked, 0 to 1 */
+    double temperature_c, power_w;
+    uint64_t used_bytes, total_bytes; /* by all processes */
+};
+/* Of the engine's device, for metrics. False for the CPU, and when the driver's management library is not there. Any thread; it may take
+ * milliseconds. */
+bool eng_get_gauges(const struct eng *eng, struct eng_gauges *ret_gauges);
+
 /* The commands `model info|chat|logits|bench`, shared by `gatehouse model` and `gatehouse-model` (which is built without the
  * gateway). Returns an exit status. */
 int eng_cli_main(int argc, char **argv);

@@ -3,6 +3,7 @@
 #define ENGINE_ENGINE_PRIV_H
 
 #include "engine/engine.h"
+#include "engine/plugin.h"
 #include "engine/graph_llama.h"
 #include "engine/kvcache.h"
 #include "engine/model.h"
@@ -29,6 +30,8 @@ struct eng {
     struct eng_kvcache *kv;
     struct eng_sched *sched;
     struct eng_info info;
+    const struct eng_plugin *plugin; /* of its device; NULL: the CPU */
+    unsigned device_index;
 };
 
 enum base_code eng_open_tuned(struct eng **ret_eng, const struct eng_options *options,

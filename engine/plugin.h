@@ -23,12 +23,6 @@ struct eng_device_info {
     char why[BASE_DETAIL_MAX]; /* not usable: the reason, and what to do */
 };
 
-struct eng_device_gauges {
-    double utilization; /* share of the last second in which the device worked, 0 to 1 */
-    double temperature_c, power_w;
-    uint64_t used_bytes, total_bytes; /* by all processes */
-};
-
 struct eng_plugin {
     uint32_t abi;         /* ENG_PLUGIN_ABI */
     uint32_t table_bytes; /* sizeof(struct eng_ops) */
@@ -36,7 +30,7 @@ struct eng_plugin {
     /* Fills at most ENG_DEVICES_MAX. BASE_UNAVAILABLE when there is no driver or it does not answer: err says which, and what to do. */
     enum base_code (*devices)(struct eng_device_info *out, unsigned *ret_n, struct base_err *err);
     /* For metrics, from any thread. False: the driver's management library is not there. */
-    bool (*gauges)(unsigned index, struct eng_device_gauges *out);
+    bool (*gauges)(unsigned index, struct eng_gauges *out);
     const struct eng_ops *ops;
 };
 

@@ -217,6 +217,7 @@ static const struct {
     {"gatehouse_engine_oldest_wait_seconds", "gauge", "Longest wait now."},
     {"gatehouse_kv_usage_ratio", "gauge", "KV pages in use."},
     {"gatehouse_engine_steps_total", "counter", "Steps of the batch."},
+    {"gatehouse_engine_device_lost", "gauge", "1: the device of the engine is lost."},
     {"gatehouse_engine_busy_seconds_total", "counter", "Time in steps."},
 };
 
@@ -228,6 +229,7 @@ static double engine_value(const struct eng_stats *s, size_t row)
     case 2: return (double)s->oldest_wait_us / 1e6;
     case 3: return s->kv_usage_ratio;
     case 4: return (double)s->steps_total;
+    case 5: return s->device_lost;
     default: return (double)s->busy_us_total / 1e6;
     }
 }
@@ -247,6 +249,45 @@ static void put_engines(struct base_buf *out, const struct gw_runtime *runtime)
             eng_get_stats(eng, &stats);
             base_buf_printf(out, "%s{backend=\"%s\"} %.9g\n", engine_rows[row].name, gw_backend_name(backend),
                             engine_value(&stats, row));
+        }
+    }
+}
+
+static const struct {
+    const char *name, *help;
+} device_rows[] = {
+    {"gatehouse_device_utilization_ratio", "Share of the last second in which the GPU worked."},
+    {"gatehouse_device_memory_used_bytes", "GPU memory in use, by all processes."},
+    {"gatehouse_device_memory_bytes", "GPU memory."},
+    {"gatehouse_device_temperature_celsius", "Temperature of the GPU."},
+    {"gatehouse_device_power_watts", "Power that the GPU draws."},
+};
+
+static double device_value(const struct eng_gauges *g, size_t row)
+{
+    switch (row) {
+    case 0: return g->utilization;
+    case 1: return (double)g->used_bytes;
+    case 2: return (double)g->total_bytes;
+    case 3: return g->temperature_c;
+    default: return g->power_w;
+    }
+}
+
+/* Of engines on a GPU, where the driver tells. */
+static void put_devices(struct base_buf *out, const struct gw_runtime *runtime)
+{
+    for (size_t row = 0; row < BASE_ARRAY_LEN(device_rows); row++) {
+        base_buf_printf(out, "# HELP %s %s\n# TYPE %s gauge\n", device_rows[row].name, device_rows[row].help,
+                        device_rows[row].name);
+        for (size_t i = 0; i < gw_runtime_n_backends(runtime); i++) {
+            struct gw_backend *backend = gw_runtime_backend_at(runtime, i);
+            struct eng *eng = gw_backend_engine(backend);
+            struct eng_gauges gauges;
+
+            if (eng != NULL && eng_get_gauges(eng, &gauges))
+                base_buf_printf(out, "%s{backend=\"%s\"} %.9g\n", device_rows[row].name,
+                                gw_backend_name(backend), device_value(&gauges, row));
         }
     }
 }
@@ -282,6 +323,7 @@ static void send_metrics(struct gw_app *app, struct gw_http *http)
     put_audit(&body, app);
     put_policy(&body, runtime);
     put_engines(&body, runtime);
+    put_devices(&body, runtime);
     put_process(&body, app);
     gw_runtime_unref(runtime);
     gw_http_send(http, 200, &(struct gw_header){"content-type", "text/plain; version=0.0.4; charset=utf-8"},

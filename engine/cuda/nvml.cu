@@ -61,7 +61,7 @@ bool gpu_nvml_driver(char *out, size_t out_bytes)
 }
 
 /* By bus address: the runtime and NVML number devices differently. */
-bool gpu_nvml_gauges(unsigned index, struct eng_device_gauges *out)
+bool gpu_nvml_gauges(unsigned index, struct eng_gauges *out)
 {
     struct nvml_utilization utilization;
     struct nvml_memory memory;
@@ -74,7 +74,7 @@ bool gpu_nvml_gauges(unsigned index, struct eng_device_gauges *out)
         nvml.temperature(device, 0, &celsius) != 0 || nvml.power(device, &milliwatt) != 0 ||
         nvml.memory(device, &memory) != 0)
         return false;
-    *out = eng_device_gauges{utilization.gpu / 100.0, (double)celsius, milliwatt / 1000.0, memory.used,
+    *out = eng_gauges{utilization.gpu / 100.0, (double)celsius, milliwatt / 1000.0, memory.used,
                              memory.total};
     return true;
 }

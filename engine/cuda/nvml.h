@@ -13,6 +13,6 @@ extern "C" {
 }
 
 bool gpu_nvml_driver(char *out, size_t out_bytes); /* "580.65.06" */
-bool gpu_nvml_gauges(unsigned index, struct eng_device_gauges *out);
+bool gpu_nvml_gauges(unsigned index, struct eng_gauges *out);
 
 #endif

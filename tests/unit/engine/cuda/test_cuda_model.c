@@ -306,7 +306,7 @@ static void test_loss__in_a_prompt_and_in_an_answer(void)
 {
     need_emulator();
     check_loss("launch", 0, "embed [");
-    check_loss("launch", 5, "attn_in");
+    check_loss("launch", 3, "attn_in");
     check_loss("launch", 300, "[1, "); /* a step of one token: in the answer */
 }
 
