@@ -14,8 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define EXACT_MATMUL 0.006 /* activations are rounded to the tensor cores' formats */
+
 static uint64_t state;
 static unsigned n_checked, n_failed;
+static double worst_exact; /* off the float64 reference, of the root mean square */
 
 static uint32_t rnd(void)
 {
@@ -254,6 +257,90 @@ static void compare(const char *op, const struct shape *s, struct side *cpu, str
            s->n_kv_heads, s->head_dim, at, n, got[at], want[at], sum);
 }
 
+/* ---- the same by float64, from what the device itself gave as input: the oracle's own roundings are not in it ---- */
+
+static float *read_device(struct side *gpu, struct eng_buf *buf, size_t n)
+{
+    float *v = base_alloc(n * sizeof(float));
+
+    gpu->ops->buf_read(gpu->dev, buf, 0, v, n);
+    return v;
+}
+
+static void compare_exact(const char *op, const struct shape *s, const double *want, const float *got,
+                          size_t n, double tolerance)
+{
+    double sum = 0, worst = 0;
+    size_t at = 0;
+
+    for (size_t i = 0; i < n; i++)
+        sum += want[i] * want[i];
+    sum = sqrt(sum / (double)n);
+    for (size_t i = 0; i < n; i++) {
+        double off = fabs(got[i] - want[i]);
+
+        if (!(off <= worst)) { /* NaN too */
+            worst = off;
+            at = i;
+        }
+    }
+    n_checked++;
+    if (worst / sum > worst_exact)
+        worst_exact = worst / sum;
+    if (worst <= tolerance * sum + 1e-7)
+        return;
+    n_failed++;
+    printf("FAILED %s by float64, %s, %u tokens, embd %u ff %u vocabulary %u: element %zu of %zu is %g, not "
+           "%g (rms "
+           "%g)\n",
+           op, eng_type_info(s->type)->name, s->n_tokens, s->n_embd, s->n_ff, s->n_vocab, at, n, got[at],
+           want[at], sum);
+}
+
+static void exact_matmul(const char *op, const struct shape *s, struct side *gpu,
+                         const struct eng_weight_data *w, struct eng_buf *in, struct eng_buf *out,
+                         size_t n_rows)
+{
+    const size_t bytes = eng_row_bytes(w->type, w->cols);
+    auto_free float *x = read_device(gpu, in, n_rows * w->cols);
+    auto_free float *got = read_device(gpu, out, n_rows * w->rows);
+    auto_free float *row = base_alloc(w->cols * sizeof(float));
+    auto_free double *want = base_alloc(n_rows * w->rows * sizeof(double));
+
+    for (size_t r = 0; r < w->rows; r++) {
+        eng_dequant(w->type, (const uint8_t *)w->data + r * bytes, row, w->cols);
+        for (size_t t = 0; t < n_rows; t++) {
+            double sum = 0;
+
+            for (size_t c = 0; c < w->cols; c++)
+                sum += (double)row[c] * x[t * w->cols + c];
+            want[t * w->rows + r] = sum;
+        }
+    }
+    compare_exact(op, s, want, got, n_rows * w->rows, EXACT_MATMUL);
+}
+
+static void exact_norm(const struct shape *s, struct side *gpu, const struct model *m,
+                       const struct eng_step *step)
+{
+    const size_t n = s->n_embd;
+    const float *norm = m->vectors[V_NORM].data;
+    auto_free float *x = read_device(gpu, gpu->x, step->n_tokens * n);
+    auto_free float *got = read_device(gpu, gpu->rows, step->n_logits * n);
+    auto_free double *want = base_alloc(step->n_logits * n * sizeof(double));
+
+    for (size_t r = 0; r < step->n_logits; r++) {
+        const float *row = x + step->logit_rows[r] * n;
+        double sum = 0;
+
+        for (size_t i = 0; i < n; i++)
+            sum += (double)row[i] * row[i];
+        for (size_t i = 0; i < n; i++)
+            want[r * n + i] = row[i] / sqrt(sum / (double)n + 1e-5f) * norm[i];
+    }
+    compare_exact("norm_rows", s, want, got, step->n_logits * n, 1e-5);
+}
+
 /* ---- a round ---- */
 
 static uint32_t block_of(enum eng_type type)
@@ -327,7 +414,8 @@ struct arrays {
     uint32_t *positions, *sequences, *pages, *logit_rows;
 };
 
-static void run_step(struct side *cpu, struct side *gpu, const struct shape *s, const struct eng_step *step)
+static void run_step(struct side *cpu, struct side *gpu, const struct shape *s, const struct model *m,
+                     const struct eng_step *step)
 {
     struct side *sides[2] = {cpu, gpu};
     const size_t n = step->n_tokens, qd = (size_t)s->n_heads * s->head_dim;
@@ -405,6 +493,9 @@ static void run_step(struct side *cpu, struct side *gpu, const struct shape *s, 
     compare("norm_rows", s, cpu, gpu, cpu->rows, gpu->rows, (size_t)step->n_logits * s->n_embd, 1e-4);
     compare("matmul logits", s, cpu, gpu, cpu->logits, gpu->logits, (size_t)step->n_logits * s->n_vocab,
             0.02);
+    exact_matmul("matmul", s, gpu, &m->matrices[W_DOWN], gpu->gate, gpu->h, n);
+    exact_norm(s, gpu, m, step);
+    exact_matmul("matmul logits", s, gpu, &m->matrices[W_OUT], gpu->rows, gpu->logits, step->n_logits);
 
     /* Sampling from the very same logits: rows of the table, by embed. */
     for (uint32_t i = 0; i < step->n_logits; i++)
@@ -471,7 +562,7 @@ static void run_round(const struct eng_ops *plugin, enum eng_type type, bool sma
             a.positions[i] = first + i % each;
         }
         if (first == 0 || last || rnd() % 4 == 0)
-            run_step(&cpu, &gpu, &s, &step);
+            run_step(&cpu, &gpu, &s, &m, &step);
         else {
             struct side *sides[2] = {&cpu, &gpu};
 
@@ -547,6 +638,7 @@ int main(int argc, char **argv)
     for (unsigned long long r = 0; r < rounds; r++)
         for (size_t t = 0; t < BASE_ARRAY_LEN(types); t++)
             run_round(pick.ops, types[t], small);
+    fprintf(stderr, "products at most %.1e of the root mean square off float64\n", worst_exact);
     printf("%u ops checked, %u failed, seed %llu\n", n_checked, n_failed, seed);
     return n_failed > 0 ? 1 : 0;
 }
