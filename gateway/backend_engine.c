@@ -234,6 +234,10 @@ static void on_engine_event(const struct eng_event *event, void *user)
             call->err = *event->err;
         call->last = (struct gw_backend_event){
             .kind = GW_BACKEND_ERROR, .code = GW_API_UPSTREAM_BROKEN, .err = &call->err};
+        if (call->err.code == BASE_UNAVAILABLE) { /* the device was lost: nothing is wrong with the request */
+            call->last.code = GW_API_UPSTREAM_UNAVAILABLE;
+            call->last.try_next = true;
+        }
         break;
     }
     if (last) {

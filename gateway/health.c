@@ -41,7 +41,8 @@ static struct check engine_check(const struct gw_backend *backend)
     eng_get_info(gw_backend_engine(backend), &info);
     memcpy(check.device, info.device, sizeof(check.device));
     if (!check.ok)
-        check.reason = "its device was lost: SIGHUP opens the model anew; the next routes answer until then";
+        check.reason = "its device was lost: the next routes answer; SIGHUP brings the model to the CPU if "
+                       "its device is auto, a restart to the device";
     return check;
 }
 

@@ -573,6 +573,17 @@ extern "C" void gpu_emulate_fault(const char *what, unsigned after)
     pthread_mutex_unlock(&device.lock);
 }
 
+/* GPU_EMULATE_FAULT=launch:12: for tests of whole programs. */
+__attribute__((constructor)) static void fault_from_environment(void)
+{
+    const char *text = getenv("GPU_EMULATE_FAULT");
+    char what[32];
+    unsigned after = 0;
+
+    if (text != NULL && sscanf(text, "%31[^:]:%u", what, &after) >= 1)
+        gpu_emulate_fault(what, after);
+}
+
 extern "C" unsigned gpu_emulate_launches(void)
 {
     return device.launches;
