@@ -134,7 +134,7 @@ class Gpu:
         seed = str(int(time.time()) % 1000000)
         size = ["--small", "--rounds", "1"] if self.args.emulated else ["--rounds", "4"]
         status, output = self.run([ops, self.plugin, "--seed", seed] + size, box * 0.6)
-        last = output.strip().splitlines()[-1] if output.strip() else ""
+        last = output.strip().splitlines()[-1].removeprefix("# ") if output.strip() else ""
         if status == 3:
             return self.skip("ops", last[:120])
         if status != 0:
