@@ -4,7 +4,7 @@
 
 #include "gateway/sso/sso.h"
 
-/* Before the sandbox: whatever lasso and xmlsec load from files. */
+/* Before the sandbox: whatever libxml2 and xmlsec load from files. */
 void sso_saml_init(void);
 /* Reads the provider's configuration: metadata, keys. */
 enum base_code sso_saml_new(struct sso_provider *provider, struct base_err *err);
