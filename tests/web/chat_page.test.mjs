@@ -60,10 +60,15 @@ async function withPage(body, options = {}, signedIn = true) {
   }
 }
 
-async function send(page, text) {
-  const turns = await page.locator('.turn').count();
+// Sends, and does not look for the turn: a session that ends at once takes it from the page again.
+async function submit(page, text) {
   await page.fill('#composer', text);
   await page.press('#composer', 'Enter');
+}
+
+async function send(page, text) {
+  const turns = await page.locator('.turn').count();
+  await submit(page, text);
   await page.locator('.turn').nth(turns).waitFor();
 }
 
@@ -495,8 +500,7 @@ const cases = [
   ['test_session__expiry_keeps_draft_and_chat', () => withPage(async page => {
     scripted();
     await ask(page, 'hello');
-    await page.fill('#composer', 'expired');
-    await page.press('#composer', 'Enter');
+    await submit(page, 'expired');
     await page.getByRole('heading', { name: 'You are signed out' }).waitFor();
     await page.context().request.get(server.signInLink); // the link, opened in another tab
     await page.getByRole('button', { name: 'Check again' }).click();
@@ -549,7 +553,7 @@ const cases = [
   ['test_session__ended_in_mid_answer', () => withPage(async (page, faults) => {
     scripted();
     await ask(page, 'hello');
-    await send(page, 'ended');
+    await submit(page, 'ended');
     await page.getByRole('heading', { name: 'You are signed out' }).waitFor();
     assert.match(await page.getByRole('alert').textContent(), /session has ended/);
     await page.screenshot({ path: join(shots, 'signed-out.png') });
@@ -611,9 +615,8 @@ const cases = [
       await card.getByRole('button', { name: 'Try again' }).click();
       await lastAnswer(page).locator('.answer-footer').waitFor(); // while an answer runs, Enter sends nothing
       server.stale = true;
-      server.refreshStatus = 401; // it refuses: signed out, and the turn is gone before it can be looked for
-      await page.fill('#composer', 'hello');
-      await page.press('#composer', 'Enter');
+      server.refreshStatus = 401; // it refuses: signed out
+      await submit(page, 'hello');
       await page.getByRole('heading', { name: 'You are signed out' }).waitFor();
     } finally {
       server.stale = false;
