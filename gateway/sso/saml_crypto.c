@@ -8,6 +8,7 @@
 #include "base/secret.h"
 
 #include <ctype.h>
+#include <openssl/ec.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <stdlib.h>
@@ -50,14 +51,14 @@ static xmlSecKeyPtr load(const char *pem, size_t len, xmlSecKeyDataFormat format
     return xmlSecOpenSSLAppKeyLoadMemory((const xmlSecByte *)pem, (xmlSecSize)len, format, NULL, NULL, NULL);
 }
 
-/* RSA of 2048 bits or more, or an elliptic curve; NULL: neither. */
+/* RSA of 2048 bits or more, or an elliptic curve of 256 or more; NULL: neither. */
 static EVP_PKEY *public_key(const char *pem)
 {
     BIO *in = BIO_new_mem_buf(pem, -1);
     X509 *certificate = PEM_read_bio_X509(in, NULL, NULL, NULL);
     EVP_PKEY *key = certificate != NULL ? X509_get_pubkey(certificate) : NULL;
 
-    if (key != NULL && EVP_PKEY_base_id(key) != EVP_PKEY_EC &&
+    if (key != NULL && (EVP_PKEY_base_id(key) != EVP_PKEY_EC || EVP_PKEY_bits(key) < 256) &&
         (EVP_PKEY_base_id(key) != EVP_PKEY_RSA || EVP_PKEY_bits(key) < 2048)) {
         EVP_PKEY_free(key);
         key = NULL;
@@ -77,10 +78,10 @@ enum base_code saml_keys_new(struct saml_keys **ret_keys, const char *const *cer
         keys->public_keys[keys->n] = public_key(certificates[i]);
         keys->provider[keys->n] = load(certificates[i], strlen(certificates[i]), xmlSecKeyDataFormatCertPem);
         if (keys->public_keys[keys->n] == NULL)
-            rc = base_fail(
-                err, BASE_INVALID, 0,
-                "certificate %zu of the metadata cannot be read, or its key is shorter than 2048 bits",
-                i + 1);
+            rc = base_fail(err, BASE_INVALID, 0,
+                           "certificate %zu of the metadata cannot be read, or its key is shorter than 2048 "
+                           "bits (256 of an elliptic curve)",
+                           i + 1);
         else if (keys->provider[keys->n] == NULL)
             rc = base_fail(err, BASE_INVALID, 0, "certificate %zu of the metadata cannot be used", i + 1);
         else
@@ -184,6 +185,53 @@ char *saml_sign_text(struct saml_keys *keys, const char *text)
     return coded;
 }
 
+/* r and s, one behind the other, as DER. NULL: not of the length that the key's curve wants. */
+static unsigned char *der_of_raw(const EVP_PKEY *key, const unsigned char *raw, size_t n, size_t *ret_n)
+{
+    size_t half = ((size_t)EVP_PKEY_bits(key) + 7) / 8;
+    ECDSA_SIG *pair = n == 2 * half ? ECDSA_SIG_new() : NULL;
+    BIGNUM *r = pair != NULL ? BN_bin2bn(raw, (int)half, NULL) : NULL;
+    BIGNUM *s = pair != NULL ? BN_bin2bn(raw + half, (int)half, NULL) : NULL;
+    unsigned char *der = NULL;
+    int len = -1;
+
+    if (r != NULL && s != NULL && ECDSA_SIG_set0(pair, r, s) == 1) {
+        r = s = NULL; /* the pair's now */
+        len = i2d_ECDSA_SIG(pair, &der);
+    }
+    BN_free(r);
+    BN_free(s);
+    ECDSA_SIG_free(pair);
+    if (len <= 0)
+        return NULL;
+    *ret_n = (size_t)len;
+    return der;
+}
+
+static bool holds(EVP_PKEY *key, const EVP_MD *hash, const char *text, const unsigned char *signature,
+                  size_t n)
+{
+    EVP_MD_CTX *ctx = EVP_MD_CTX_new();
+    bool good = ctx != NULL && EVP_DigestVerifyInit(ctx, NULL, hash, NULL, key) == 1 &&
+                EVP_DigestVerify(ctx, signature, n, (const unsigned char *)text, strlen(text)) == 1;
+
+    EVP_MD_CTX_free(ctx);
+    return good;
+}
+
+/* Bindings 3.4.4.1 takes the signature's octets from XML Signature, which writes r and s one behind the other (RFC 6931 section 2.3.6); many
+ * providers send what their library gives, which is DER. Either is a whole signature over the same text by the same key. */
+static bool holds_ecdsa(EVP_PKEY *key, const EVP_MD *hash, const char *text, const unsigned char *signature,
+                        size_t n)
+{
+    size_t der_n = 0;
+    unsigned char *der = der_of_raw(key, signature, n, &der_n);
+    bool good = der != NULL && holds(key, hash, text, der, der_n);
+
+    OPENSSL_free(der);
+    return good || holds(key, hash, text, signature, n);
+}
+
 bool saml_verify_text(struct saml_keys *keys, const char *algorithm, const char *text,
                       const unsigned char *signature, size_t n)
 {
@@ -192,7 +240,10 @@ bool saml_verify_text(struct saml_keys *keys, const char *algorithm, const char 
         int kind;
     } known[] = {{"http://www.w3.org/2001/04/xmldsig-more#rsa-sha256", "SHA256", EVP_PKEY_RSA},
                  {"http://www.w3.org/2001/04/xmldsig-more#rsa-sha384", "SHA384", EVP_PKEY_RSA},
-                 {"http://www.w3.org/2001/04/xmldsig-more#rsa-sha512", "SHA512", EVP_PKEY_RSA}};
+                 {"http://www.w3.org/2001/04/xmldsig-more#rsa-sha512", "SHA512", EVP_PKEY_RSA},
+                 {"http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256", "SHA256", EVP_PKEY_EC},
+                 {"http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384", "SHA384", EVP_PKEY_EC},
+                 {"http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha512", "SHA512", EVP_PKEY_EC}};
     const EVP_MD *hash = NULL;
     bool good = false;
     int kind = 0;
@@ -203,11 +254,10 @@ bool saml_verify_text(struct saml_keys *keys, const char *algorithm, const char 
             kind = known[i].kind;
         }
     for (unsigned i = 0; i < keys->n && hash != NULL && !good; i++) {
-        EVP_MD_CTX *ctx = EVP_PKEY_base_id(keys->public_keys[i]) == kind ? EVP_MD_CTX_new() : NULL;
+        EVP_PKEY *key = keys->public_keys[i];
 
-        good = ctx != NULL && EVP_DigestVerifyInit(ctx, NULL, hash, NULL, keys->public_keys[i]) == 1 &&
-               EVP_DigestVerify(ctx, signature, n, (const unsigned char *)text, strlen(text)) == 1;
-        EVP_MD_CTX_free(ctx);
+        if (EVP_PKEY_base_id(key) == kind)
+            good = (kind == EVP_PKEY_EC ? holds_ecdsa : holds)(key, hash, text, signature, n);
     }
     return good;
 }

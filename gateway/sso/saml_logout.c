@@ -1,6 +1,7 @@
 /* SAML: single logout. See saml_priv.h, proto.h.
  *
  * Redirect: the signature is over the query's own octets, as they came (Bindings 3.4.4.1): they are never decoded and encoded again.
+ * An ECDSA signature may be r and s as in XML Signature, or DER, as many providers write it (saml_verify_text).
  * POST: the signature is in the XML. In both a request without a signature is refused: it would let anybody end anybody's session.
  *
  * Source: SAML 2.0 Core 3.7, Profiles 4.4, Bindings 3.4, 3.5.

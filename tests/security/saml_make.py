@@ -10,13 +10,14 @@ import time
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, hmac, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.x509.oid import NameOID
 
 SAMLP, SAML, DS = "urn:oasis:names:tc:SAML:2.0:protocol", "urn:oasis:names:tc:SAML:2.0:assertion", "http://www.w3.org/2000/09/xmldsig#"
 C14N, ENVELOPED = "http://www.w3.org/2001/10/xml-exc-c14n#", DS + "enveloped-signature"
 SHA256, SHA1 = "http://www.w3.org/2001/04/xmlenc#sha256", DS + "sha1"
 RSA256, RSA1, HMAC256 = "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256", DS + "rsa-sha1", "http://www.w3.org/2001/04/xmldsig-more#hmac-sha256"
+ECDSA = {256: "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha256", 384: "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384", 512: "http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha512"}
 SUCCESS = "urn:oasis:names:tc:SAML:2.0:status:Success"
 
 
@@ -33,9 +34,9 @@ def escape(text):
 
 
 class IdP:
-    def __init__(self, entity_id, bits=2048):
+    def __init__(self, entity_id, bits=2048, curve=None):
         self.entity_id = entity_id
-        self.key = rsa.generate_private_key(65537, bits)
+        self.key = ec.generate_private_key(curve()) if curve else rsa.generate_private_key(65537, bits)
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "idp")])
         now = datetime.datetime.utcnow()
         self.certificate = (x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(self.key.public_key()).serial_number(7)
@@ -56,7 +57,17 @@ class IdP:
             mac = hmac.HMAC(self.key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo), hashes.SHA256())
             mac.update(text.encode())
             return mac.finalize()
+        if algorithm in ECDSA.values():
+            return self.sign_ecdsa(text, algorithm)
         return self.key.sign(text.encode(), padding.PKCS1v15(), hashes.SHA1() if algorithm == RSA1 else hashes.SHA256())
+
+    def sign_ecdsa(self, text, algorithm, der=False):
+        hashed = {256: hashes.SHA256, 384: hashes.SHA384, 512: hashes.SHA512}[next(n for n, uri in ECDSA.items() if uri == algorithm)]()
+        made = self.key.sign(text.encode(), ec.ECDSA(hashed))
+        if der:
+            return made
+        size = (self.key.curve.key_size + 7) // 8  # XML Signature: r and s, one behind the other
+        return b"".join(number.to_bytes(size, "big") for number in utils.decode_dss_signature(made))
 
 
 def signature(idp, element, element_id, uri=None, transforms=(ENVELOPED, C14N), canonical=C14N, algorithm=RSA256, digest=SHA256, key_info="", extra="",

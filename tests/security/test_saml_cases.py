@@ -13,11 +13,14 @@ import zlib
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from cases import Suite
 from cryptography.hazmat.primitives import serialization
-from saml_make import C14N, DS, ENVELOPED, HMAC256, RSA1, SAML, SAMLP, SHA1, IdP, Response, b64, insert_after_issuer, instant, signature
+from cryptography.hazmat.primitives.asymmetric import ec
+from saml_make import C14N, DS, ECDSA, ENVELOPED, HMAC256, RSA1, RSA256, SAML, SAMLP, SHA1, IdP, Response, b64, insert_after_issuer, instant, signature
 from sso_peer import SsoPeer
 
 ACS, SLO, US, REQUEST = "https://gate/auth/saml/old/acs", "https://gate/auth/saml/old/slo", "https://gate/auth/saml/old/metadata", "_req" + "0" * 30
 idp, other, attacker, ours = IdP("https://idp.test/md"), IdP("https://other.test/md"), IdP("https://idp.test/md"), IdP("us")
+curves = {256: IdP("https://ec.test/md", curve=ec.SECP256R1), 384: IdP("https://ec384.test/md", curve=ec.SECP384R1), 512: IdP("https://ec521.test/md", curve=ec.SECP521R1)}
+ec_attacker = IdP("https://ec.test/md", curve=ec.SECP256R1)
 key_pem = ours.key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
 
 
@@ -28,7 +31,8 @@ def provider(name, at=idp, **over):
 
 peer = SsoPeer().start()
 configured = peer.configure([provider("old"), provider("other", other), provider("inner", want_signed="assertion"), provider("either", want_signed="either"),
-                             provider("sealed", want_encrypted=True), provider("named", subject_claim="uid")])
+                             provider("sealed", want_encrypted=True), provider("named", subject_claim="uid"),
+                             *(provider(f"ec{n}", at) for n, at in curves.items())])
 assert all(p["ok"] for p in configured["providers"]), configured
 suite = Suite("saml", prefixes=("saml.",))
 
@@ -207,6 +211,35 @@ def many_groups():
 suite.case("300 groups and other alphabets", "300 groups", many_groups, good())
 
 
+# ---- elliptic curves ----
+def by_curve(bits=256, signer=None, algorithm=None):
+    """A response of a provider with such a key."""
+    at = curves[bits]
+
+    def run():
+        response, how = Response(at, ACS, US, REQUEST), {"algorithm": ECDSA[algorithm or bits]}
+        response.signer, response.response_signature, response.assertion_signature = signer or at, how, how
+        return bring(response.xml(), f"ec{bits}")
+    return run
+
+
+for bits in curves:
+    suite.case(f"signed by an attacker, ECDSA with SHA-{bits}", "saml.signature", by_curve(bits, IdP("x", curve=type(curves[bits].key.curve))), by_curve(bits))
+
+
+def with_key(**kind):
+    """A provider whose metadata has such a key, configured in a process of its own."""
+    def run():
+        with SsoPeer() as fresh:
+            told = fresh.configure([provider("new", IdP("https://new.test/md", **kind))])["providers"][0]
+        return told if told["ok"] else {"ok": False, "check": "metadata key" if "shorter than" in told["detail"] else told}
+    return run
+
+
+for what, weak, strong in (("an RSA key of 1,024 bits", {"bits": 1024}, {"bits": 2048}), ("a curve of 192 bits", {"curve": ec.SECP192R1}, {"curve": ec.SECP256R1})):
+    suite.case(f"metadata with {what}", "metadata key", with_key(**weak), with_key(**strong))
+
+
 # ---- single logout ----
 def logout_xml(signer=None, root="LogoutRequest", issuer=idp.entity_id, destination=SLO, issued=None, until="", name="alice@example.test", extra=""):
     text = (f'<samlp:{root} xmlns:samlp="{SAMLP}" Destination="{destination}" ID="_l{secrets.token_hex(12)}" IssueInstant="{issued or instant()}"{until} Version="2.0">'
@@ -220,13 +253,14 @@ def by_post(signer=idp, **over):
     return lambda: peer.call("saml_logout", provider="old", binding="post", message=b64(logout_xml(signer, **over)), slo_url=SLO)
 
 
-def by_redirect(signer=idp, edit=lambda q: q, packed=None, **over):
+def by_redirect(signer=idp, edit=lambda q: q, packed=None, provider_name="old", algorithm=RSA256, sign=None, **over):
+    """provider_name: ours for it; sign: what makes the signature's octets of the query."""
     def run():
         deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
         body = packed if packed is not None else deflate.compress(logout_xml(**over).encode()) + deflate.flush()
-        query = urllib.parse.urlencode({"SAMLRequest": b64(body), "RelayState": "rs", "SigAlg": "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256"})
-        query += "&" + urllib.parse.urlencode({"Signature": b64(signer.sign(query))}) if signer else ""
-        return peer.call("saml_logout", provider="old", binding="redirect", message=edit(query), slo_url=SLO)
+        query = urllib.parse.urlencode({"SAMLRequest": b64(body), "RelayState": "rs", "SigAlg": algorithm})
+        query += "&" + urllib.parse.urlencode({"Signature": b64(sign(query) if sign else signer.sign(query, algorithm))}) if signer else ""
+        return peer.call("saml_logout", provider=provider_name, binding="redirect", message=edit(query), slo_url=SLO)
     return run
 
 
@@ -239,6 +273,27 @@ suite.case("logout: a second message in the query", "saml.query_signature", by_r
 suite.case("logout: weak algorithm named", "saml.query_signature", by_redirect(edit=lambda q: q.replace("rsa-sha256", "rsa-sha1")), by_redirect())
 suite.case("logout: a bomb", "saml.inflate", by_redirect(packed=(lambda c: c.compress(b"a" * 50_000_000) + c.flush())(zlib.compressobj(9, zlib.DEFLATED, -15))), by_redirect())
 suite.case("logout: not packed", "saml.inflate", by_redirect(packed=b"\xff\xff\xff"), by_redirect())
+
+
+def by_curved_redirect(bits=256, signer=None, der=False, change=lambda s: s, algorithm=None):
+    at, uri = curves[bits], ECDSA[algorithm or bits]
+    return by_redirect(at, provider_name=f"ec{bits}", issuer=at.entity_id, algorithm=uri, sign=lambda query: change((signer or at).sign_ecdsa(query, uri, der)))
+
+
+for bits in curves:
+    for der in (False, True):
+        form = f"ECDSA with SHA-{bits} {'as DER' if der else 'as r and s'}, by redirect"
+        suite.case(f"logout: signed by an attacker, {form}", "saml.query_signature",
+                   by_curved_redirect(bits, IdP("x", curve=type(curves[bits].key.curve)), der), by_curved_redirect(bits, der=der))
+ORDER = bytes.fromhex("ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551")
+for what, change in (("of zeros", lambda s: bytes(64)), ("r that is the order", lambda s: ORDER + s[32:]), ("a byte longer", lambda s: s + b"\0"),
+                     ("a byte shorter", lambda s: s[:-1]), ("s before r", lambda s: s[32:] + s[:32]), ("empty", lambda s: b"")):
+    suite.case(f"logout: ECDSA signature {what}", "saml.query_signature", by_curved_redirect(change=change), by_curved_redirect())
+suite.case("logout: ECDSA signature as DER with a byte more", "saml.query_signature", by_curved_redirect(der=True, change=lambda s: s + b"\0"), by_curved_redirect(der=True))
+suite.case("logout: ECDSA by an RSA key's provider", "saml.query_signature",
+           by_redirect(algorithm=ECDSA[256], sign=lambda query: ec_attacker.sign_ecdsa(query, ECDSA[256])), by_redirect())
+suite.case("logout: RSA named where the key is one for ECDSA", "saml.query_signature",
+           by_redirect(provider_name="ec256", issuer=curves[256].entity_id, sign=lambda query: curves[256].sign_ecdsa(query, ECDSA[256])), by_curved_redirect())
 for way, twin in ((by_post, by_post()), (by_redirect, by_redirect())):
     named = way.__name__
     suite.case(f"logout {named}: of another issuer", "saml.logout_issuer", way(issuer="https://evil.test"), twin)

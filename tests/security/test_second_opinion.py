@@ -19,8 +19,8 @@ from sso_peer import SsoPeer  # noqa: E402
 from tap import case, check, equal, note  # noqa: E402
 
 OPINION = HERE / "opinion"
-# Messages that we accept and the other does not: what it says, and why that is right of us. Each must still occur.
-EXCEPTIONS = {}
+# Messages that we accept and the other does not: a part of the case's name, and why that is right of us. Each must still occur.
+SAML_EXCEPTIONS = {"ECDSA": "node-saml (xml-crypto) has no ECDSA at all; it says 'not supported' or 'Invalid signature' to whatever is signed so"}
 
 
 class Judge:
@@ -173,16 +173,16 @@ def compare(judge, name, question):
 def judge_agrees(recorder, allowed):
     check(recorder.both > 100 and recorder.neither > 50, f"the other was hardly asked: {recorder.both}, {recorder.neither}")
     equal(recorder.people, [], "accepted by both as different persons")
-    left = [what for what in recorder.ours_alone if (what[0], what[1]) not in allowed]
+    left = [what for what in recorder.ours_alone if not any(part in what[0] for part in allowed)]
     equal(left, [], "accepted by us, refused by the other")
-    unused = [key for key in allowed if not any((w[0], w[1]) == key for w in recorder.ours_alone)]
+    unused = [part for part in allowed if not any(part in what[0] for what in recorder.ours_alone)]
     equal(unused, [], "exceptions that never happen")
     equal(recorder.failed, 0, "cases of the catalogue that fail by themselves")
 
 
 @case
 def test_saml__what_we_accept_node_saml_accepts(judge):
-    judge_agrees(compare(judge, "test_saml_cases", saml_question), EXCEPTIONS)
+    judge_agrees(compare(judge, "test_saml_cases", saml_question), SAML_EXCEPTIONS)
 
 
 @case
