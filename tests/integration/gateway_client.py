@@ -154,6 +154,12 @@ class TestStack(stacks.Stack):
             time.sleep(0.05)
         raise AssertionError("the journal was not shipped in time")
 
+    def wait_metric(self, name, at_least, timeout=10):
+        deadline = time.monotonic() + timeout
+        while self.metric(name) < at_least:
+            tap.check(time.monotonic() < deadline, f"{name} stays below {at_least}")
+            time.sleep(0.02)
+
     def wait_idle(self, timeout=10):
         """Until no call is in flight and the engine rests."""
         deadline = time.monotonic() + timeout
@@ -175,6 +181,15 @@ class TestStack(stacks.Stack):
         data = json.loads(answer.read())
         connection.close()
         return answer.status, {c["name"]: c for c in data["checks"]}
+
+    def request_until(self, status, *args, timeout=10, **options):
+        """The answer of this status, as soon as what the test changed has reached the gateway; or the last other one."""
+        deadline = time.monotonic() + timeout
+        while True:
+            answer = self.request(*args, **options)
+            if answer[0] == status or time.monotonic() > deadline:
+                return answer
+            time.sleep(0.05)
 
     def new_key(self, *roles, **options):
         key = self.make_key(roles=roles or ("employee",), **options)

@@ -12,7 +12,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "security")]
 from fake_idp import FakeIdp  # noqa: E402
 from gateway_client import new_stack, policy, stacks  # noqa: E402
-from sso_browser import Browser  # noqa: E402
+from sso_browser import WITHIN_S, Browser  # noqa: E402
 
 TOKEN = "scim-" + "0123456789abcdef" * 4
 CORE = "urn:ietf:params:scim:schemas:core:2.0:User"
@@ -146,7 +146,7 @@ class World:
         page = browser.fetch(self.gw.url + "/v1/models")
         return [m["id"] for m in page.json()["data"]] if page.status == 200 else page.status
 
-    def eventually(self, condition, within_s=1.0):
+    def eventually(self, condition, within_s=WITHIN_S):
         """How long it took; fails when it is not true in time."""
         began = time.monotonic()
         while not condition():

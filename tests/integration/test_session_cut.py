@@ -8,10 +8,8 @@ import urllib.parse
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from gateway_client import new_stack, parse_events, tap, text_of  # noqa: E402
-from sso_browser import Browser, open_stream, wait_end  # noqa: E402
+from sso_browser import WITHIN_S, Browser, open_stream, wait_end  # noqa: E402
 from tap import case, check, equal  # noqa: E402
-
-WITHIN_S = 1.0
 
 
 def signed_in(gw):
@@ -196,8 +194,9 @@ def test_cut__before_the_first_text(gw):
     for stream in (True, False):
         connection = gw.connection()
         body = {"model": "late", "stream": stream, "messages": [{"role": "user", "content": "hello"}]}
+        begun = gw.metric("gatehouse_audit_intents_total") + 1
         connection.request("POST", "/v1/chat/completions", json.dumps(body), {**browser.own_headers(), "cookie": f"{cookie.name}={cookie.value}"})
-        time.sleep(0.7)
+        gw.wait_metric("gatehouse_audit_intents_total", begun)
         since = time.monotonic()
         equal(other.api("POST", "/auth/logout").status, 204)
         answer = connection.getresponse()

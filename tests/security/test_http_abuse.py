@@ -107,6 +107,16 @@ def read_all(s):
         return data
 
 
+def wait_until(holds, timeout=8):
+    """Whether it came to hold in time."""
+    end = time.monotonic() + timeout
+    while not holds():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.05)
+    return True
+
+
 def is_cut(s, timeout):
     """True when the peer ends the connection within the time."""
     s.settimeout(timeout)
@@ -243,10 +253,9 @@ def made_you_reset(server):
         chunks.append(chunk)
     if not send_until_cut(h2_connect(server), chunks):
         return "not cut"
-    time.sleep(0.3)
+    if not wait_until(lambda: server.stats()["running"] == 0):
+        return "%d handlers still run" % server.stats()["running"]
     after = server.stats()
-    if after["running"] != 0:
-        return "%d handlers still run" % after["running"]
     return None if after["requests"] - before["requests"] < 2000 else "too many requests reached the handler"
 
 
@@ -423,9 +432,7 @@ def readers_that_stop(server):
         s = tls_connect(server, "http/1.1", rcvbuf=4096)
         s.sendall(b"GET /stream?n=99999&ms=1&size=2000 HTTP/1.1\r\nHost: x\r\n\r\n")
         socks.append(s)
-    end = time.monotonic() + 8
-    while time.monotonic() < end and server.stats()["running"] > 0:
-        time.sleep(0.2)
+    wait_until(lambda: server.stats()["running"] == 0)
     after = server.stats()
     for s in socks:
         s.close()
@@ -450,22 +457,27 @@ def connection_flood(server):
         except OSError:
             pass
         socks.append(s)
-    time.sleep(0.3)
-    after = server.stats()
-    refused = after["refused_address"] - before["refused_address"]
+    expected = 600 - LIMITS["connections_per_address"]
+    wait_until(lambda: server.stats()["refused_address"] - before["refused_address"] >= expected)
+    refused = server.stats()["refused_address"] - before["refused_address"]
     with plain_connect(server, "127.0.0.4") as s:  # a neighbour is not harmed
         s.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         neighbour = read_all(s)
     for s in socks:
         s.close()
-    time.sleep(0.3)
-    if refused != 600 - LIMITS["connections_per_address"]:
+    if refused != expected:
         return "%d of 600 refused" % refused
     if not neighbour.endswith(b"ok\n"):
         return "another address was not served"
-    with plain_connect(server, "127.0.0.9") as s:  # and it is let in again when it has closed the others
-        s.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        return None if read_all(s).endswith(b"ok\n") else "the address stays locked out"
+    def let_in():  # again, when the server has seen that the others are closed
+        with plain_connect(server, "127.0.0.9") as s:
+            try:
+                s.sendall(b"GET /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            except OSError:
+                return False
+            return read_all(s).endswith(b"ok\n")
+
+    return None if wait_until(let_in) else "the address stays locked out"
 
 
 def http1_requests_flood(server):
