@@ -5,6 +5,7 @@
  */
 #include "gateway/codec_openai.h"
 
+#include "base/json_shape.h"
 #include "base/mem.h"
 #include "base/str.h"
 
@@ -42,34 +43,13 @@ static bool fail_value(struct parse *p, const char *param, const char *sentence)
     return false;
 }
 
-/* Brackets outside strings: how deep they nest, and how many values there can be. jansson's own limit of depth (2048) is a compile-time
- * constant of the library; of values it has none, and "[]," of 3 bytes takes it 130 bytes of memory. */
+/* Before jansson: its own limit of depth (2048) is a compile-time constant of the library; of values it has none, and "[]," of 3 bytes
+ * takes it 130 bytes of memory. */
 static bool shape_allowed(const char *body, size_t len)
 {
-    size_t depth = 0, values = 1;
-    bool in_string = false;
+    struct base_json_shape shape = base_json_shape(body, len);
 
-    for (size_t i = 0; i < len; i++) {
-        char c = body[i];
-
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
-        } else if (c == '"') {
-            in_string = true;
-        } else if (c == '{' || c == '[') {
-            if (++depth > GW_JSON_DEPTH_MAX || ++values > GW_JSON_VALUES_MAX)
-                return false;
-        } else if (c == ',') {
-            if (++values > GW_JSON_VALUES_MAX)
-                return false;
-        } else if ((c == '}' || c == ']') && depth > 0) {
-            depth--;
-        }
-    }
-    return true;
+    return shape.depth <= GW_JSON_DEPTH_MAX && shape.values <= GW_JSON_VALUES_MAX;
 }
 
 /* ---- messages ---- */

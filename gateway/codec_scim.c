@@ -3,6 +3,7 @@
 
 #include "base/check.h"
 #include "base/clock.h"
+#include "base/json_shape.h"
 #include "base/mem.h"
 #include "base/str.h"
 
@@ -44,34 +45,13 @@ bool gw_scim_id_valid(const char *id, size_t len)
 
 /* ---- parsing ---- */
 
-/* Brackets and commas outside strings: jansson has no limit on values, and one of depth that is much higher. */
+/* Before jansson, which has no limit on values, and one of depth that is much higher. */
 static bool shape_allowed(const char *body, size_t len)
 {
-    size_t depth = 0, deepest = 0, values = 1;
-    bool in_string = false;
+    struct base_json_shape shape = base_json_shape(body, len);
 
-    for (size_t i = 0; i < len; i++) {
-        char c = body[i];
-
-        if (in_string) {
-            if (c == '\\')
-                i++;
-            else if (c == '"')
-                in_string = false;
-        } else if (c == '"') {
-            in_string = true;
-        } else if (c == '{' || c == '[') {
-            values++;
-            if (++depth > deepest)
-                deepest = depth;
-        } else if (c == ',') {
-            values++;
-        } else if ((c == '}' || c == ']') && depth > 0) {
-            depth--;
-        }
-    }
-    return CHECK("scim.depth", deepest <= GW_SCIM_DEPTH_MAX) &&
-           CHECK("scim.values", values <= GW_SCIM_VALUES_MAX);
+    return CHECK("scim.depth", shape.depth <= GW_SCIM_DEPTH_MAX) &&
+           CHECK("scim.values", shape.values <= GW_SCIM_VALUES_MAX);
 }
 
 json_t *scim_parse(const char *body, size_t len, struct gw_scim_error *error)

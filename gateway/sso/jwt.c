@@ -1,6 +1,7 @@
 /* JWT. See jwt.h. */
 #include "gateway/sso/jwt.h"
 
+#include "base/json_shape.h"
 #include "base/mem.h"
 #include "base/secret.h"
 #include "base/str.h"
@@ -30,30 +31,6 @@ bool jwt_algorithm_known(const char *alg)
 
 /* ---- form ---- */
 
-/* Brackets nest at most JWT_DEPTH deep: jansson's own limit is 2048. */
-static bool shallow(const char *json, size_t len)
-{
-    unsigned depth = 0;
-    bool quoted = false;
-
-    for (size_t i = 0; i < len; i++) {
-        if (quoted) {
-            if (json[i] == '\\')
-                i++;
-            else if (json[i] == '"')
-                quoted = false;
-        } else if (json[i] == '"') {
-            quoted = true;
-        } else if (json[i] == '{' || json[i] == '[') {
-            if (++depth > JWT_DEPTH)
-                return false;
-        } else if ((json[i] == '}' || json[i] == ']') && depth > 0) {
-            depth--;
-        }
-    }
-    return true;
-}
-
 /* One part: base64url, then a JSON object without names given twice. */
 static json_t *read_part(const char *part, size_t len, unsigned char **ret_bytes, size_t *ret_n,
                          const char *what, struct sso_reply *reply)
@@ -64,7 +41,7 @@ static json_t *read_part(const char *part, size_t len, unsigned char **ret_bytes
 
     if (!CHECK("jwt.base64", base_b64url_decode(part, len, bytes, len, &n) == BASE_OK))
         sso_refuse(reply, "jwt.base64", "the %s is not base64url without padding", what);
-    else if (!CHECK("jwt.depth", shallow((const char *)bytes, n)))
+    else if (!CHECK("jwt.depth", base_json_shape((const char *)bytes, n).depth <= JWT_DEPTH))
         sso_refuse(reply, "jwt.depth", "the %s nests more than %u deep", what, JWT_DEPTH);
     else
         json = json_loadb((const char *)bytes, n, SSO_JSON_FLAGS, NULL);

@@ -1,7 +1,8 @@
-/* Tests of base/: errors, buffers, arenas, text, secrets, queues, workers, log. */
+/* Tests of base/: errors, buffers, arenas, text, JSON's shape, secrets, queues, workers, log. */
 #include "base/arena.h"
 #include "base/buf.h"
 #include "base/clock.h"
+#include "base/json_shape.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/queue.h"
@@ -234,6 +235,50 @@ static void test_equal__constant_time_and_case_insensitive(void)
     CHECK(!base_ascii_ieq("\xc3\x89", 2, "\xc3\xa9", 2));
 }
 
+static void test_json_shape__table(void)
+{
+    static const struct {
+        const char *text;
+        size_t depth, values;
+    } table[] = {
+        {"", 0, 1},
+        {"1", 0, 1},
+        {"[]", 1, 2},
+        {"{\"a\":[1,2,{}]}", 3, 6},
+        {"[[],[[]],[]]", 3, 8},
+        {"[\"]],,[[{{\"]", 1, 2}, /* in a string nothing counts */
+        {"[\"\\\"[,\",1]", 1, 3}, /* an escaped quote ends no string */
+        {"[\"\\\\\",[]]", 2, 4},  /* an escaped backslash escapes no quote */
+        {"[\"\\u0022[\"]", 1, 2},
+        {"]]}}[", 1, 2}, /* what is closed too often lends nothing to what follows */
+        {"[}{]", 1, 3},  /* kinds are the parser's to tell */
+        {"[\"never closed [[[,,,", 1, 2},
+        {"\"\\", 0, 1}, /* a backslash at the end */
+    };
+
+    for (size_t i = 0; i < BASE_ARRAY_LEN(table); i++) {
+        auto_free char *text = base_memdup0(table[i].text, strlen(table[i].text));
+        struct base_json_shape shape = base_json_shape(text, strlen(text));
+
+        if (shape.depth != table[i].depth || shape.values != table[i].values)
+            printf("# %s\n", text);
+        CHECK_INT(shape.depth, table[i].depth);
+        CHECK_INT(shape.values, table[i].values);
+    }
+    CHECK_INT(base_json_shape("[[[]]]", 2).depth, 2); /* by its length, not by a NUL */
+}
+
+static void test_json_shape__a_million_brackets(void)
+{
+    const size_t n = 1000000;
+    auto_free char *text = base_alloc(n);
+
+    memset(text, '[', n);
+    CHECK_INT(base_json_shape(text, n).depth, n);
+    memset(text, ',', n);
+    CHECK_INT(base_json_shape(text, n).values, n + 1);
+}
+
 static void test_rfc3339__known_times(void)
 {
     char text[BASE_RFC3339_MAX];
@@ -405,6 +450,8 @@ int main(int argc, char **argv)
         CASE(test_b64url__one_spelling_for_each_value),
         CASE(test_parse_u64__digits_alone_within_the_limit),
         CASE(test_equal__constant_time_and_case_insensitive),
+        CASE(test_json_shape__table),
+        CASE(test_json_shape__a_million_brackets),
         CASE(test_rfc3339__known_times),
         CASE(test_secret_read_file__refuses_what_others_can_read),
         CASE(test_secret_read_key_file__wants_64_hex_digits),

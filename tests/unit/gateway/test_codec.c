@@ -81,6 +81,31 @@ static void test_parse_chat__depth_limit_and_its_twin(void)
     CHECK_INT(error.code, GW_API_INVALID_JSON);
 }
 
+/* A list of n values as metadata; the rest of the body has 8. */
+static bool parse_values(unsigned n)
+{
+    struct base_arena *arena = base_arena_new(65536);
+    auto_buf struct base_buf body = BASE_BUF_INIT(1u << 20);
+    struct gw_chat chat;
+    bool ok;
+
+    base_buf_append_str(
+        &body, "{\"model\":\"m\",\"messages\":[{\"role\":\"user\",\"content\":\",,,,\"}],\"metadata\":[1");
+    for (unsigned i = 1; i < n; i++)
+        base_buf_append_str(&body, ",1");
+    base_buf_append_str(&body, "]}");
+    ok = parse(&chat, arena, body.data);
+    base_arena_unref(arena);
+    return ok;
+}
+
+static void test_parse_chat__values_limit_and_its_twin(void)
+{
+    CHECK(parse_values(GW_JSON_VALUES_MAX - 7));
+    CHECK(!parse_values(GW_JSON_VALUES_MAX - 6));
+    CHECK_INT(error.code, GW_API_INVALID_JSON);
+}
+
 static void test_parse_chat__never_echoes_the_body(void)
 {
     struct base_arena *arena = base_arena_new(65536);
@@ -228,6 +253,7 @@ int main(int argc, char **argv)
         CASE(test_parse_chat__reads_every_field),
         CASE(test_parse_chat__null_is_not_given),
         CASE(test_parse_chat__depth_limit_and_its_twin),
+        CASE(test_parse_chat__values_limit_and_its_twin),
         CASE(test_parse_chat__never_echoes_the_body),
         CASE(test_encode_request__is_read_back_the_same),
         CASE(test_parse_chunk__text_finish_usage_error),
