@@ -36,7 +36,7 @@ struct eng_buf;      /* activations on the device, float32 as seen from here */
 struct eng_kv_store; /* all KV pages of all layers */
 
 struct eng_device_options {
-    unsigned n_threads; /* CPU; at least 1 */
+    unsigned n_threads; /* of the host; at least 1. A device needs them while weights come */
     unsigned index;     /* which of several devices */
     uint64_t
         reserve_bytes; /* device memory that open takes, for all that follows: the sum of the *_bytes below. CPU: ignored */

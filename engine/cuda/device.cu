@@ -3,7 +3,8 @@
  * Invariants:
  * 1. All device memory is one block, taken at open; parts are cut off its front and never given back before close. What is cut off is
  *    what the *_bytes functions said, to the byte.
- * 2. Everything runs on one stream, in the order of the calls. The host writes a staging area only once the work that reads it is over.
+ * 2. Everything runs on one stream, in the order of the calls. The host writes a staging area only once the work that reads it is over:
+ *    each stage has an event for that, step arrays and choices have the waits of the steps.
  * 3. The first error stays until finish reports it. After an error of the device itself it is lost: nothing is put on the stream any
  *    more, nothing is waited for, and close gives nothing back, since the device may still write.
  */
@@ -11,6 +12,10 @@
 
 #include "engine/cuda/launch.h"
 #include "engine/cuda/nvml.h"
+
+extern "C" {
+#include "engine/pool.h"
+}
 
 #include <sched.h>
 #include <stdarg.h>
@@ -29,10 +34,13 @@
 #define OPEN_PART(p, bytes)  ((void)0)
 #endif
 
-#define STAGE_BYTES  ((size_t)16 << 20) /* of a weight on its way to the device */
+#define STAGE_BYTES \
+    ((size_t)8 << 20) /* of a weight on its way to the device: a third of a millisecond of PCIe */
+#define PACK_BYTES   ((size_t)64 << 10) /* that a thread rearranges before it asks for more */
 #define WATCHDOG_MS  30000u             /* a step takes milliseconds */
 #define SPIN_US      20000u /* most steps are over before: a nap would add a tenth of a millisecond to each */
 #define N_STEP_AREAS 2u
+#define N_STAGES     2u
 
 struct eng_weight {
     struct gpu_weight w;
@@ -49,6 +57,11 @@ struct eng_kv_store {
     uint64_t layer_bytes, page_bytes;
 };
 
+struct stage {
+    uint8_t *data;      /* STAGE_BYTES, pinned */
+    cudaEvent_t copied; /* to the device: it may be written again */
+};
+
 struct eng_device {
     struct eng_device_options options;
     char name[96];
@@ -56,7 +69,9 @@ struct eng_device {
     cudaEvent_t done;
     uint8_t *memory; /* options.reserve_bytes */
     uint64_t used;
-    uint8_t *stage; /* STAGE_BYTES, pinned */
+    struct stage stages[N_STAGES]; /* used in turn */
+    unsigned stage_turn;
+    struct eng_pool *pool; /* from the first weight to the first step */
 
     uint8_t *step_host[N_STEP_AREAS]; /* step_bytes each, pinned, used in turn */
     unsigned turn;
@@ -128,8 +143,8 @@ static uint64_t mono_us(void)
     return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
 }
 
-/* Waits for the stream, but not for ever: a device that has fallen off its bus never answers. */
-static bool wait(struct eng_device *dev, const char *what)
+/* Waits for an event, but not for ever: a device that has fallen off its bus never answers. */
+static bool wait_for(struct eng_device *dev, cudaEvent_t event, const char *what)
 {
     const struct timespec nap = {0, 200000};
     uint64_t begin = mono_us();
@@ -137,10 +152,7 @@ static bool wait(struct eng_device *dev, const char *what)
 
     if (dev->lost)
         return false;
-    cudaEventRecord(dev->done, dev->stream);
-    if (!check(dev, "%s", what)) /* else the event could be that of an earlier wait, and long over */
-        return false;
-    while ((error = cudaEventQuery(dev->done)) == cudaErrorNotReady) {
+    while ((error = cudaEventQuery(event)) == cudaErrorNotReady) {
         uint64_t waited = mono_us() - begin;
 
         cudaGetLastError(); /* "not ready" is none */
@@ -159,6 +171,16 @@ static bool wait(struct eng_device *dev, const char *what)
     fail(dev, BASE_UNAVAILABLE, true, "%s: %s", what, cudaGetErrorString(error));
     dev->lost = true;
     return false;
+}
+
+/* For all that is on the stream. */
+static bool wait(struct eng_device *dev, const char *what)
+{
+    if (dev->lost)
+        return false;
+    cudaEventRecord(dev->done, dev->stream);
+    /* Refused, the event would be that of an earlier wait, and long over. */
+    return check(dev, "%s", what) && wait_for(dev, dev->done, what);
 }
 
 /* ---- memory ---- */
@@ -213,11 +235,6 @@ static uint64_t gpu_open_bytes(const struct eng_device_options *o)
            aligned((uint64_t)o->max_logits * sizeof(struct eng_chosen)) + workspace_bytes(o);
 }
 
-static uint64_t gpu_any_weight_bytes(const struct eng_weight_data *data)
-{
-    return data->rows == 0 ? aligned((uint64_t)data->cols * sizeof(float)) : aligned(gpu_weight_bytes(data));
-}
-
 static uint64_t gpu_buf_bytes(size_t n_floats)
 {
     return aligned((uint64_t)n_floats * sizeof(float));
@@ -253,6 +270,7 @@ static void gpu_close(struct eng_device *dev)
 {
     if (dev == NULL)
         return;
+    eng_pool_free(dev->pool);
     enter(dev);
     if (!dev->lost && dev->memory != NULL) {
         wait(dev, "close");
@@ -267,7 +285,11 @@ static void gpu_close(struct eng_device *dev)
             cudaEventDestroy(dev->done);
         if (dev->stream != NULL)
             cudaStreamDestroy(dev->stream);
-        cudaFreeHost(dev->stage);
+        for (unsigned i = 0; i < N_STAGES; i++) {
+            cudaFreeHost(dev->stages[i].data);
+            if (dev->stages[i].copied != NULL)
+                cudaEventDestroy(dev->stages[i].copied);
+        }
         cudaFreeHost(dev->choice_host);
         cudaFreeHost(dev->chosen_host);
         for (unsigned i = 0; i < N_STEP_AREAS; i++)
@@ -301,8 +323,9 @@ static enum base_code open_memory(struct eng_device *dev, struct base_err *err)
     CLOSE_PART(dev->memory, o->reserve_bytes);
     for (unsigned i = 0; i < N_STEP_AREAS; i++)
         ok = ok && pinned(&dev->step_host[i], step_bytes(o));
-    ok = ok && pinned(&dev->stage, STAGE_BYTES) &&
-         pinned(&dev->chosen_host, o->max_logits * sizeof(*dev->chosen_host));
+    for (unsigned i = 0; i < N_STAGES; i++)
+        ok = ok && pinned(&dev->stages[i].data, STAGE_BYTES);
+    ok = ok && pinned(&dev->chosen_host, o->max_logits * sizeof(*dev->chosen_host));
     if (!ok) {
         cudaGetLastError();
         return base_fail(err, BASE_NO_MEMORY, 0, "%s: no pinned memory on the host", dev->name);
@@ -312,6 +335,15 @@ static enum base_code open_memory(struct eng_device *dev, struct base_err *err)
         (rc = take(dev, o->max_logits * sizeof(*dev->chosen_dev), &dev->chosen_dev, err)) != BASE_OK)
         return rc;
     return take(dev, workspace_bytes(o), &dev->workspace, err);
+}
+
+static cudaError_t open_events(struct eng_device *dev)
+{
+    cudaError_t error = cudaEventCreateWithFlags(&dev->done, cudaEventDisableTiming);
+
+    for (unsigned i = 0; i < N_STAGES && error == cudaSuccess; i++)
+        error = cudaEventCreateWithFlags(&dev->stages[i].copied, cudaEventDisableTiming);
+    return error;
 }
 
 static enum base_code gpu_open(struct eng_device **ret_dev, const struct eng_device_options *options,
@@ -328,7 +360,7 @@ static enum base_code gpu_open(struct eng_device **ret_dev, const struct eng_dev
     if ((error = cudaSetDevice((int)options->index)) != cudaSuccess ||
         (error = cudaGetDeviceProperties(&prop, (int)options->index)) != cudaSuccess ||
         (error = cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking)) != cudaSuccess ||
-        (error = cudaEventCreateWithFlags(&dev->done, cudaEventDisableTiming)) != cudaSuccess) {
+        (error = open_events(dev)) != cudaSuccess) {
         gpu_close(dev);
         cudaGetLastError(); /* it is told here, not at the next device's first op */
         return base_fail(err, BASE_UNAVAILABLE, 0, "CUDA device %u: %s", options->index,
@@ -363,15 +395,46 @@ static void gpu_describe(const struct eng_device *dev, char *out, size_t out_byt
 
 /* ---- weights, buffers, cache ---- */
 
-/* Through the staging area, piece by piece; returns once the last piece is on its way and the area may be reused. */
-static bool upload(struct eng_device *dev, uint8_t *to, const uint8_t *from, size_t bytes)
-{
-    for (size_t at = 0; at < bytes; at += STAGE_BYTES) {
-        size_t n = bytes - at < STAGE_BYTES ? bytes - at : STAGE_BYTES;
+/* Units of a weight on their way into a stage. */
+struct packing {
+    const struct eng_weight_data *data;
+    uint64_t first;
+    uint32_t unit_bytes;
+    uint8_t *out;
+};
 
-        memcpy(dev->stage, from + at, n);
-        cudaMemcpyAsync(to + at, dev->stage, n, cudaMemcpyHostToDevice, dev->stream);
-        if (!check(dev, "upload of %zu bytes", n) || !wait(dev, "upload"))
+static void pack_units(void *arg, unsigned thread, uint32_t begin, uint32_t end)
+{
+    const struct packing *p = (const struct packing *)arg;
+
+    (void)thread;
+    gpu_weight_pack(p->data, p->first + begin, end - begin, p->out + (uint64_t)begin * p->unit_bytes);
+}
+
+/* Rearranged by all threads, piece by piece, each while the one before is copied. The last pieces may still be on their way at the
+ * return: the stages are ours, and what comes later on the stream comes after them. */
+static bool upload(struct eng_device *dev, const struct eng_weight_data *data, uint8_t *to, uint64_t bytes)
+{
+    const struct gpu_units units = gpu_weight_units(data);
+    const uint64_t most = (STAGE_BYTES - GPU_ALIGN) / units.bytes;
+
+    for (uint64_t first = 0, n; first < units.n; first += n) {
+        struct stage *stage = &dev->stages[dev->stage_turn++ % N_STAGES];
+        struct packing packing = {data, first, units.bytes, stage->data};
+        size_t copied;
+
+        n = units.n - first < most ? units.n - first : most;
+        copied = n * units.bytes;
+        if (!wait_for(dev, stage->copied, "upload"))
+            return false;
+        eng_pool_run(dev->pool, pack_units, &packing, (uint32_t)n, (uint32_t)(PACK_BYTES / units.bytes));
+        if (first + n == units.n) { /* a matrix ends in zeros, a vector where it ends */
+            memset(stage->data + copied, 0, GPU_ALIGN);
+            copied = bytes - first * units.bytes;
+        }
+        cudaMemcpyAsync(to + first * units.bytes, stage->data, copied, cudaMemcpyHostToDevice, dev->stream);
+        cudaEventRecord(stage->copied, dev->stream);
+        if (!check(dev, "upload of %zu bytes", copied))
             return false;
     }
     return true;
@@ -380,36 +443,26 @@ static bool upload(struct eng_device *dev, uint8_t *to, const uint8_t *from, siz
 static enum base_code gpu_weight_new(struct eng_device *dev, const struct eng_weight_data *data,
                                      struct eng_weight **ret_weight, struct base_err *err)
 {
-    uint64_t bytes = gpu_any_weight_bytes(data), part = data->rows == 0 ? data->cols * sizeof(float) : bytes;
+    uint64_t bytes = gpu_weight_bytes(data), part = data->rows == 0 ? data->cols * sizeof(float) : bytes;
     struct eng_weight *w;
-    uint8_t *to = NULL, *packed = NULL;
+    uint8_t *to = NULL;
     enum base_code rc;
-    bool ok;
 
     if (data->rows == 0 ? data->type != ENG_F32 : !gpu_weight_supported(data->type, data->uses))
         return base_fail(err, BASE_UNSUPPORTED, 0,
                          "%s: weights of %u x %u in %s are not supported on CUDA devices", dev->name,
                          data->rows, data->cols, eng_type_info(data->type)->name);
     enter(dev);
+    if (dev->pool == NULL && (dev->pool = eng_pool_new(dev->options.n_threads)) == NULL)
+        return base_fail(err, BASE_UNAVAILABLE, 0, "%s: %u threads cannot be started", dev->name,
+                         dev->options.n_threads);
     if ((rc = take(dev, part, &to, err)) != BASE_OK)
         return rc;
     w = (struct eng_weight *)calloc(1, sizeof(*w));
-    if (data->rows > 0)
-        packed = (uint8_t *)malloc(bytes);
-    if (w == NULL || (data->rows > 0 && packed == NULL)) {
-        free(w);
-        free(packed);
-        return base_fail(err, BASE_NO_MEMORY, 0, "no memory to rearrange a weight of %llu bytes",
-                         (unsigned long long)bytes);
-    }
+    if (w == NULL)
+        return base_fail(err, BASE_NO_MEMORY, 0, "no memory for a weight");
     w->w = (struct gpu_weight){data->type, data->rows, data->cols, data->uses, to, bytes};
-    if (data->rows > 0) {
-        gpu_weight_pack(data, packed);
-        ok = upload(dev, to, packed, gpu_weight_bytes(data));
-    } else
-        ok = upload(dev, to, (const uint8_t *)data->data, (size_t)data->cols * sizeof(float));
-    free(packed);
-    if (!ok) {
+    if (!upload(dev, data, to, part)) {
         free(w);
         if (err != NULL)
             *err = dev->err;
@@ -463,10 +516,11 @@ static bool download(struct eng_device *dev, void *out, const void *from, size_t
 
         if (dev->lost)
             return false;
-        cudaMemcpyAsync(dev->stage, (const uint8_t *)from + at, n, cudaMemcpyDeviceToHost, dev->stream);
+        cudaMemcpyAsync(dev->stages[0].data, (const uint8_t *)from + at, n, cudaMemcpyDeviceToHost,
+                        dev->stream);
         if (!check(dev, "%s of %zu bytes", what, n) || !wait(dev, what))
             return false;
-        memcpy((uint8_t *)out + at, dev->stage, n);
+        memcpy((uint8_t *)out + at, dev->stages[0].data, n);
     }
     return true;
 }
@@ -555,6 +609,8 @@ static bool gpu_step_begin(struct eng_device *dev, const struct eng_step *s)
         dev->failed = false;
     if (dev->lost)
         return false;
+    eng_pool_free(dev->pool); /* all weights are there */
+    dev->pool = NULL;
     enter(dev);
     dev->step = (struct gpu_step){s->n_tokens, s->n_logits, s->n_sequences, s->pages_per_sequence};
     dev->step.ids = (const int32_t *)put(host, dev->step_dev, &at, s->ids, s->n_tokens);
@@ -766,8 +822,8 @@ static void gpu_chosen_read(struct eng_device *dev, struct eng_chosen *out)
 
 extern "C" const struct eng_ops gpu_ops;
 const struct eng_ops gpu_ops = {
-    "cuda",        gpu_open,       gpu_close,         gpu_open_bytes, gpu_any_weight_bytes, gpu_buf_bytes,
-    gpu_describe,  gpu_weight_new, gpu_weight_free,   gpu_buf_new,    gpu_buf_free,         gpu_buf_read,
-    gpu_kv_new,    gpu_kv_free,    gpu_kv_page_bytes, gpu_kv_wipe,    gpu_kv_is_wiped,      gpu_step_begin,
-    gpu_embed_op,  gpu_attn_in,    gpu_attention_op,  gpu_mlp_in,     gpu_matmul_op,        gpu_norm_rows,
+    "cuda",        gpu_open,       gpu_close,         gpu_open_bytes, gpu_weight_bytes, gpu_buf_bytes,
+    gpu_describe,  gpu_weight_new, gpu_weight_free,   gpu_buf_new,    gpu_buf_free,     gpu_buf_read,
+    gpu_kv_new,    gpu_kv_free,    gpu_kv_page_bytes, gpu_kv_wipe,    gpu_kv_is_wiped,  gpu_step_begin,
+    gpu_embed_op,  gpu_attn_in,    gpu_attention_op,  gpu_mlp_in,     gpu_matmul_op,    gpu_norm_rows,
     gpu_sample_op, gpu_finish,     gpu_chosen_read};

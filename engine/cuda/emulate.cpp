@@ -414,6 +414,15 @@ static void run_block(unsigned seed)
     }
 }
 
+/* A copy from the host that is on its way. */
+struct late_copy {
+    void *to;
+    const void *from;
+    size_t bytes;
+    bool loses; /* the device */
+    struct late_copy *next;
+};
+
 /* What tests ask for, and what came of it. */
 static struct {
     pthread_mutex_t lock;
@@ -422,11 +431,39 @@ static struct {
     bool hangs;
     cudaError_t sticky, last;
     size_t taken, allocated;
+    struct late_copy *first, **last_next; /* last_next NULL: none yet */
+    uint64_t n_copies, n_copied;
 } device = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static bool faulty(const char *what)
 {
     return strcmp(device.what, what) == 0;
+}
+
+/* Copies up to the given one are carried out; under the lock. */
+static void copy_up_to(uint64_t n)
+{
+    while (!device.hangs && device.n_copied < n && device.first != NULL) {
+        struct late_copy *c = device.first;
+
+        if (device.sticky == cudaSuccess)
+            memcpy(c->to, c->from, c->bytes);
+        if (c->loses)
+            device.sticky = cudaErrorIllegalAddress;
+        device.first = c->next;
+        if (device.first == NULL)
+            device.last_next = NULL;
+        device.n_copied++;
+        free(c);
+    }
+}
+
+/* Before whatever else the stream does. */
+static void copy_all(void)
+{
+    pthread_mutex_lock(&device.lock);
+    copy_up_to(device.n_copies);
+    pthread_mutex_unlock(&device.lock);
 }
 
 /* Whether the launch is carried out. */
@@ -435,6 +472,7 @@ static bool launch_allowed(void)
     bool allowed;
 
     pthread_mutex_lock(&device.lock);
+    copy_up_to(device.n_copies);
     device.launches++;
     if (faulty("launch") && device.after-- == 0)
         device.sticky = cudaErrorLaunchFailure;
@@ -494,7 +532,7 @@ struct gpu_emulated_stream {
     int unused;
 };
 struct gpu_emulated_event {
-    int unused;
+    uint64_t copies; /* that were on the stream before it */
 };
 
 /* Before each block. The list keeps in sight what a lost device's owner never gives back. */
@@ -675,12 +713,28 @@ cudaError_t cudaFreeHost(void *p)
     return answer(cudaSuccess);
 }
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t)
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind kind, cudaStream_t)
 {
+    struct late_copy *c;
+
     if (fails_now("copy"))
         return answer(cudaErrorInvalidValue);
-    if (device.sticky == cudaSuccess && !device.hangs)
-        memcpy(to, from, bytes);
+    if (kind != cudaMemcpyHostToDevice) {
+        copy_all();
+        if (device.sticky == cudaSuccess && !device.hangs)
+            memcpy(to, from, bytes);
+        return answer(cudaSuccess);
+    }
+    c = (struct late_copy *)malloc(sizeof(*c));
+    if (c == NULL)
+        abort();
+    *c = (struct late_copy){to, from, bytes, fails_now("copy-loss"), NULL};
+    device.hangs = device.hangs || fails_now("copy-hang");
+    pthread_mutex_lock(&device.lock);
+    *(device.last_next != NULL ? device.last_next : &device.first) = c;
+    device.last_next = &c->next;
+    device.n_copies++;
+    pthread_mutex_unlock(&device.lock);
     return answer(cudaSuccess);
 }
 
@@ -688,6 +742,7 @@ cudaError_t cudaMemsetAsync(void *p, int value, size_t bytes, cudaStream_t)
 {
     if (fails_now("set"))
         return answer(cudaErrorInvalidValue);
+    copy_all();
     if (device.sticky == cudaSuccess && !device.hangs)
         memset(p, value, bytes);
     return answer(cudaSuccess);
@@ -711,12 +766,15 @@ cudaError_t cudaStreamSynchronize(cudaStream_t)
         fprintf(stderr, "emulated device: cudaStreamSynchronize would never return\n");
         abort();
     }
+    copy_all();
     return answer(cudaSuccess);
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
 {
     *event = (cudaEvent_t)new_block(sizeof(**event), false);
+    if (*event != NULL)
+        (*event)->copies = 0; /* of one that was never recorded all is over */
     return answer(cudaSuccess);
 }
 
@@ -726,13 +784,19 @@ cudaError_t cudaEventDestroy(cudaEvent_t event)
     return answer(cudaSuccess);
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t)
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t)
 {
-    return answer(fails_now("record") ? cudaErrorInvalidValue : cudaSuccess);
+    if (fails_now("record"))
+        return answer(cudaErrorInvalidValue);
+    event->copies = device.n_copies;
+    return answer(cudaSuccess);
 }
 
-cudaError_t cudaEventQuery(cudaEvent_t)
+cudaError_t cudaEventQuery(cudaEvent_t event)
 {
+    pthread_mutex_lock(&device.lock);
+    copy_up_to(event->copies);
+    pthread_mutex_unlock(&device.lock);
     return answer(device.hangs ? cudaErrorNotReady : cudaSuccess);
 }
 

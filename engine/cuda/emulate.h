@@ -1,7 +1,8 @@
 /* The part of CUDA that the kernels and device.cu use, on the CPU. Private to engine/cuda/; included by gpu.h alone.
  *
- * What: a launch runs its blocks one after the other, the threads of a block as fibers of the calling thread, to its end. Streams are
- *       therefore always idle. Shared memory is static memory.
+ * What: a launch runs its blocks one after the other, the threads of a block as fibers of the calling thread, to its end. Copies
+ *       from the host happen as late as they may: when an event after them is asked for, or before the stream's next work of another
+ *       kind. Shared memory is static memory.
  * Who:  any thread; launches of several threads run one after the other.
  * Promises: finds what a device would not tell: accesses outside of an allocation (with -fsanitize=address: device memory is malloc's),
  *           a barrier or a warp collective that not all threads reach, barriers of different lines that meet, copies that are read
@@ -474,6 +475,7 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute
  *   hang        nothing after `after` more launches ever ends
  *   malloc      the allocation after `after` more fails; pinned: one of pinned memory
  *   copy, set, record   the call after `after` more is refused and does nothing; the device goes on
+ *   copy-hang   the copy from the host after `after` more never ends; copy-loss: it ends, and the device is lost
  *   taken       `after` MiB of the device's memory belong to another process
  *   no-driver, old-driver, no-device, capability (7.0) */
 extern "C" __attribute__((visibility("default"))) void gpu_emulate_fault(const char *what, unsigned after);

@@ -11,9 +11,8 @@
 #define ENGINE_CUDA_LAUNCH_H
 
 #include "engine/cuda/gpu.h"
-#include "engine/kernels.h"
+#include "engine/cuda/pack.h"
 
-#define GPU_ALIGN        256u
 #define GPU_SPLIT_TOKENS 256u /* keys that one attention split sums: fixed, so that the batch has no say */
 
 /* A matrix or vector in the device's layout. */
@@ -41,11 +40,6 @@ struct gpu_kv_layer {
 };
 
 /* ---- matmul.cu ---- */
-
-bool gpu_weight_supported(enum eng_type type, unsigned uses);
-uint64_t gpu_weight_bytes(const struct eng_weight_data *data); /* data->data is not read */
-/* Host to host: into the device's layout; host_out has gpu_weight_bytes. */
-void gpu_weight_pack(const struct eng_weight_data *data, uint8_t *host_out);
 
 struct gpu_matmul {
     const struct gpu_weight *w;

@@ -86,7 +86,7 @@ static struct matrix make(enum eng_type type, uint32_t rows, uint32_t cols)
     }
     m.data = (struct eng_weight_data){type, rows, cols, ENG_USE_MATMUL | ENG_USE_ROWS, ENG_SPLIT_NONE, m.raw};
     m.packed = (uint8_t *)aligned_alloc(256, (gpu_weight_bytes(&m.data) + 255) / 256 * 256);
-    gpu_weight_pack(&m.data, m.packed);
+    gpu_weight_pack(&m.data, 0, gpu_weight_units(&m.data).n, m.packed);
     m.w = (struct gpu_weight){type, rows, cols, m.data.uses, m.packed, gpu_weight_bytes(&m.data)};
     return m;
 }

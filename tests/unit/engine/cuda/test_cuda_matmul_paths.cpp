@@ -94,7 +94,7 @@ static struct matrix make(const struct format *f, uint32_t rows, uint32_t cols)
     m.data =
         (struct eng_weight_data){f->type, rows, cols, ENG_USE_MATMUL | ENG_USE_ROWS, ENG_SPLIT_NONE, m.raw};
     m.packed = (uint8_t *)take(gpu_weight_bytes(&m.data));
-    gpu_weight_pack(&m.data, m.packed);
+    gpu_weight_pack(&m.data, 0, gpu_weight_units(&m.data).n, m.packed);
     m.w = (struct gpu_weight){f->type, rows, cols, m.data.uses, m.packed, gpu_weight_bytes(&m.data)};
     return m;
 }
