@@ -9,6 +9,7 @@ extern "C" {
 
 #include "tap.h"
 
+#include <dirent.h>
 #include <math.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -40,6 +41,7 @@ struct small {
 
 static const struct eng_kv_shape kv_shape = {1, PAGES, HEADS, 1, HEAD_DIM, ENG_F16};
 static uint32_t random_state;
+static unsigned n_threads = 1;
 
 static float uniform(void)
 {
@@ -69,7 +71,7 @@ static struct eng_device_options options(uint64_t reserve_bytes)
 {
     struct eng_device_options o = {};
 
-    o.n_threads = 1;
+    o.n_threads = n_threads;
     o.reserve_bytes = reserve_bytes;
     o.max_tokens = TOKENS;
     o.max_context = CONTEXT;
@@ -409,6 +411,176 @@ static void test_sample__each_row_its_own_mask_and_penalties(void)
     close_small(&s);
 }
 
+/* ---- loading ---- */
+
+static unsigned tasks(void)
+{
+    DIR *dir = opendir("/proc/self/task");
+    unsigned n = 0;
+
+    while (dir != NULL && readdir(dir) != NULL)
+        n++;
+    if (dir != NULL)
+        closedir(dir);
+    return n;
+}
+
+/* A thread that was joined may be in the list for a moment. */
+static bool tasks_become(unsigned n)
+{
+    for (int i = 0; i < 2000 && tasks() != n; i++)
+        usleep(5000);
+    return tasks() == n;
+}
+
+enum { LARGE_ROWS = 700, LARGE_COLS = 20480 }; /* 28.8 MB: four pieces, cut inside of tiles */
+
+struct large {
+    struct eng_device *dev;
+    struct eng_weight *w, *after;
+    struct eng_buf *x;
+    struct eng_kv_store *kv;
+    uint16_t *values;
+    float *values_after;
+};
+
+static void close_large(struct large *s)
+{
+    gpu_ops.weight_free(s->dev, s->w);
+    gpu_ops.weight_free(s->dev, s->after);
+    gpu_ops.buf_free(s->dev, s->x);
+    gpu_ops.kv_free(s->dev, s->kv);
+    gpu_ops.close(s->dev);
+    free(s->values);
+    free(s->values_after);
+}
+
+/* A matrix of several pieces, and a small one right behind it. */
+static enum base_code open_large(struct large *s, struct base_err *err)
+{
+    struct eng_weight_data data = {ENG_F16, LARGE_ROWS, LARGE_COLS, ENG_USE_ROWS, ENG_SPLIT_NONE, NULL};
+    struct eng_weight_data after = {ENG_F32, 16, LARGE_COLS, ENG_USE_ROWS, ENG_SPLIT_NONE, NULL};
+    struct eng_device_options o = options(0);
+    enum base_code rc;
+
+    *s = large{};
+    s->values = (uint16_t *)malloc(sizeof(uint16_t) * LARGE_ROWS * LARGE_COLS);
+    s->values_after = (float *)malloc(sizeof(float) * 16 * LARGE_COLS);
+    for (uint32_t i = 0; i < LARGE_ROWS * LARGE_COLS; i++)
+        s->values[i] = (uint16_t)((i * 2654435761u >> 8) & 0xbbff); /* no infinities */
+    for (uint32_t i = 0; i < 16 * LARGE_COLS; i++)
+        s->values_after[i] = (float)i;
+    o.max_cols = LARGE_COLS;
+    o.reserve_bytes = gpu_ops.open_bytes(&o) + gpu_ops.weight_bytes(&data) + gpu_ops.weight_bytes(&after) +
+                      gpu_ops.buf_bytes(TOKENS * LARGE_COLS) + gpu_ops.kv_page_bytes(&kv_shape) * PAGES;
+    data.data = s->values;
+    after.data = s->values_after;
+    if ((rc = gpu_ops.open(&s->dev, &o, err)) == BASE_OK &&
+        (rc = gpu_ops.weight_new(s->dev, &data, &s->w, err)) == BASE_OK) {
+        memset(s->values, 0, 4096); /* the caller's again: it is not read any more */
+        rc = gpu_ops.weight_new(s->dev, &after, &s->after, err);
+        for (uint32_t i = 0; i < 2048; i++)
+            s->values[i] = (uint16_t)((i * 2654435761u >> 8) & 0xbbff);
+    }
+    if (rc == BASE_OK)
+        rc = gpu_ops.buf_new(s->dev, TOKENS * LARGE_COLS, &s->x, err);
+    if (rc == BASE_OK)
+        rc = gpu_ops.kv_new(s->dev, &kv_shape, &s->kv, err);
+    if (rc != BASE_OK)
+        close_large(s);
+    return rc;
+}
+
+/* Rows `first` and each third further, as the device has them. */
+static void check_rows(struct large *s, const struct eng_weight *w, uint32_t n_rows, uint32_t first)
+{
+    static const uint32_t positions[TOKENS] = {0, 0, 0, 0, 0}, sequences[TOKENS] = {0, 0, 0, 0, 0}, page = 0,
+                          row = 0;
+    float *got = (float *)malloc(sizeof(float) * TOKENS * LARGE_COLS);
+    int32_t ids[TOKENS];
+    struct eng_step step = {TOKENS, ids, positions, sequences, 1, 1, &page, 1, &row};
+    struct base_err err;
+
+    for (uint32_t i = 0; i < TOKENS; i++)
+        ids[i] = (int32_t)((first + 3 * i) % n_rows);
+    gpu_ops.step_begin(s->dev, &step);
+    gpu_ops.embed(s->dev, w, s->x);
+    CHECK_RC(gpu_ops.finish(s->dev, &err), BASE_OK, &err);
+    gpu_ops.buf_read(s->dev, s->x, 0, got, TOKENS * LARGE_COLS);
+    for (uint32_t i = 0; i < TOKENS; i++) {
+        uint32_t wrong = 0;
+
+        for (uint32_t c = 0; c < LARGE_COLS; c++) {
+            size_t at = (size_t)ids[i] * LARGE_COLS + c;
+            float want = w == s->w ? eng_f16_to_f32(s->values[at]) : s->values_after[at];
+
+            wrong += memcmp(&want, &got[i * LARGE_COLS + c], sizeof(want)) != 0;
+        }
+        CHECK_INT(wrong, 0);
+    }
+    free(got);
+}
+
+static void test_load__of_many_pieces_by_threads_that_end(void)
+{
+    unsigned before = tasks();
+    struct base_err err;
+    struct large s;
+
+    gpu_emulate_fault("", 0);
+    n_threads = 3;
+    CHECK_RC(open_large(&s, &err), BASE_OK, &err);
+    CHECK_INT(tasks(), before + 2);
+    check_rows(&s, s.w, LARGE_ROWS, 0);
+    CHECK(tasks_become(before)); /* they are for loading alone */
+    for (uint32_t first = 15; first < LARGE_ROWS; first += 15)
+        check_rows(&s, s.w, LARGE_ROWS, first);
+    check_rows(&s, s.after, 16, 0);
+    close_large(&s);
+    n_threads = 257;
+    CHECK_RC(open_large(&s, &err), BASE_UNAVAILABLE, &err);
+    CHECK(strstr(err.detail, "257 threads cannot be started") != NULL);
+    n_threads = 1;
+}
+
+/* Whatever happens to the n-th copy: an error in words, no thread that stays, no wait for what never ends. */
+static void test_load__ends_where_the_device_does(void)
+{
+    static const char *const faults[] = {"copy", "copy-loss", "copy-hang", "record"};
+    unsigned before = tasks(), n;
+    struct base_err err;
+    struct large s;
+
+    n_threads = 2;
+    gpu_set_watchdog(50);
+    for (const char *fault : faults) {
+        for (n = 0; n < 20; n++) {
+            uint64_t begin = mono_ms();
+            enum base_code rc;
+
+            gpu_emulate_fault(fault, n);
+            rc = open_large(&s, &err);
+            if (rc == BASE_OK)
+                break;
+            CHECK_INT(rc, BASE_UNAVAILABLE);
+            CHECK(strncmp(err.detail, "cuda:0 emulated device: ", 24) == 0);
+            CHECK(strstr(err.detail, "upload") != NULL || strstr(err.detail, "wipe of") != NULL ||
+                  strstr(err.detail, "first kernel") != NULL);
+            CHECK((strstr(err.detail, "no answer for 50 ms") != NULL) == (strcmp(fault, "copy-hang") == 0));
+            CHECK(tasks_become(before));
+            CHECK(mono_ms() - begin < 20000);
+        }
+        CHECK_INT(n, strcmp(fault, "record") == 0 ? 7 : 5); /* a wait of open, one of kv_new; 5 pieces */
+        gpu_emulate_fault("", 0);
+        close_large(&s);
+    }
+    gpu_set_watchdog(30000);
+    CHECK_RC(open_large(&s, &err), BASE_OK, &err); /* the twin */
+    check_rows(&s, s.w, LARGE_ROWS, 500);
+    close_large(&s);
+    n_threads = 1;
+}
+
 /* ---- failures ---- */
 
 /* The n-th launch of a step fails, for every n: the error names op, shape and device, and stays. */
@@ -635,6 +807,8 @@ static const struct tap_case cases[] = {
     CASE(test_memory__is_left_by_no_op),
     CASE(test_pages__written_where_the_table_says_and_wiped),
     CASE(test_sample__each_row_its_own_mask_and_penalties),
+    CASE(test_load__of_many_pieces_by_threads_that_end),
+    CASE(test_load__ends_where_the_device_does),
     CASE(test_loss__every_launch_names_its_op),
     CASE(test_loss__stays_and_nothing_waits),
     CASE(test_refusals__no_call_goes_unchecked),
