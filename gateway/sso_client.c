@@ -28,6 +28,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -37,7 +38,7 @@
 #define BACKOFF_MAX_MS   10000u
 #define STEADY_MS        10000u /* a process that lived so long starts the back-off anew */
 #define DRAIN_MS         20000u
-#define IDLE_POLL_MS     1000u
+#define IDLE_POLL_MS     1000u /* also how often the resolver's files are looked at */
 #define CONFIGURE_ID     1u
 
 struct gw_sso_op {
@@ -67,6 +68,8 @@ struct gw_sso {
     char *program;
     char *config;
     size_t config_len;
+    const char *const *resolver_files;
+    uint64_t resolver_mark, next_look_ms; /* what they were when the current process was started */
     pthread_mutex_t lock;
     pthread_cond_t changed; /* a waiting thread's op has finished */
     pthread_t keeper;
@@ -246,6 +249,33 @@ static enum base_code spawn(const struct gw_sso *sso, int fd, pid_t *ret_pid, st
     return rc == 0 ? BASE_OK : base_fail(err, BASE_IO, rc, "%s cannot be started", sso->program);
 }
 
+/* Changes when one of the files is another file, not when its text was changed: the resolver sees that by itself. */
+static uint64_t resolver_mark(const struct gw_sso *sso)
+{
+    uint64_t mark = 0;
+
+    for (const char *const *at = sso->resolver_files; *at != NULL; at++) {
+        struct stat file = {0};
+
+        if (stat(*at, &file) != 0)
+            file = (struct stat){0};
+        mark = (mark * 1000003 + (uint64_t)file.st_dev) * 1000003 + (uint64_t)file.st_ino;
+    }
+    return mark;
+}
+
+static void look_at_resolver(struct gw_sso *sso)
+{
+    if (sso->current == CHILDREN_MAX || base_mono_ms() < sso->next_look_ms)
+        return;
+    sso->next_look_ms = base_mono_ms() + IDLE_POLL_MS;
+    if (resolver_mark(sso) == sso->resolver_mark)
+        return;
+    base_log(BASE_LOG_INFO, "sso.resolver_changed",
+             "a file that names are resolved with was replaced: gatehouse-sso is started anew");
+    sso->reconfigured = true;
+}
+
 static enum base_code start_child(struct gw_sso *sso, struct base_err *err)
 {
     unsigned at = 0;
@@ -260,6 +290,7 @@ static enum base_code start_child(struct gw_sso *sso, struct base_err *err)
         return base_fail(err, BASE_FULL, 0, "too many processes are still being drained");
     if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
         return base_fail(err, BASE_IO, errno, "socketpair");
+    sso->resolver_mark = resolver_mark(sso);
     rc = spawn(sso, pair[1], &pid, err);
     close(pair[1]);
     if (rc != BASE_OK) {
@@ -400,6 +431,7 @@ static void keep_running(struct gw_sso *sso)
 {
     struct base_err err = {0};
 
+    look_at_resolver(sso);
     if (sso->reconfigured && sso->current != CHILDREN_MAX) {
         sso->children[sso->current].draining = true;
         sso->children[sso->current].drain_until_ms = base_mono_ms() + DRAIN_MS;
@@ -524,6 +556,7 @@ struct gw_sso *gw_sso_new(const struct gw_sso_options *options)
 
     sso->program = options->program != NULL ? base_strdup(options->program) : beside_us();
     set_config(sso, options->config_json, options->config_len);
+    sso->resolver_files = options->resolver_files != NULL ? options->resolver_files : sso_resolver_files;
     sso->current = CHILDREN_MAX;
     sso->backoff_ms = BACKOFF_FIRST_MS;
     sso->next_id = CONFIGURE_ID;

@@ -1,7 +1,8 @@
 /* SSO client: the gateway's end of the socketpair to gatehouse-sso, and the process's keeper.
  *
  * What: starts gatehouse-sso, sends it its configuration, carries requests and replies, each with a deadline, and starts it anew with
- *       back-off (100 ms doubling to 10 s) when it dies or breaks the protocol (sso/proto.h).
+ *       back-off (100 ms doubling to 10 s) when it dies or breaks the protocol (sso/proto.h). When a file that names are resolved with
+ *       was replaced, a new process takes what comes from then on, since the sandbox of the old one knows the old file alone.
  * Who:  gw_sso_call on a loop; it answers on that loop. new, reconfigure and free from the main thread. One thread of its own.
  * Promises: done is called exactly once per call unless forgotten, within the deadline, whatever the process does; a process that dies
  *       fails its open calls at once with BASE_UNAVAILABLE; at most GW_SSO_CALLS_MAX calls are open, past it BASE_FULL;
@@ -26,6 +27,7 @@ struct gw_sso_options {
     const char
         *config_json; /* the configure request (codec_sso.h makes it of a policy); copied, wiped at free */
     size_t config_len;
+    const char *const *resolver_files; /* NULL: those of the system (sso/proto.h) */
 };
 /* Starts the process; does not wait for it. */
 struct gw_sso *gw_sso_new(const struct gw_sso_options *options);

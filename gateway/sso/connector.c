@@ -9,6 +9,7 @@
  */
 #include "gateway/sso/connector.h"
 #include "gateway/sso/proto.h"
+#include "gateway/sso/sandbox.h"
 
 #include "base/clock.h"
 #include "base/mem.h"
@@ -30,7 +31,8 @@
 #define HOST_MAX    256u
 #define HOSTS_MAX   24u /* of one provider */
 #define WAITING_MAX (SSO_PROVIDERS_MAX * SSO_THREADS + 8u)
-#define ADDRESS_MS  3000u /* for one address of several */
+#define ADDRESS_MS  3000u  /* for one address of several */
+#define SEALED_MS   10000u /* a machine under load starts a sandbox, too */
 
 enum { ASK_ALLOW = 0, ASK_SEAL, ASK_CONNECT };
 struct ask { /* one packet */
@@ -39,8 +41,9 @@ struct ask { /* one packet */
 };
 struct answer {
     uint32_t number;
-    int32_t code; /* enum base_code; BASE_OK comes with a descriptor */
+    int32_t code; /* enum base_code; to ASK_CONNECT BASE_OK comes with a descriptor */
     int32_t sys_errno;
+    uint32_t landlock; /* to ASK_SEAL */
 };
 
 struct allowed {
@@ -234,6 +237,25 @@ static void *serve_one(void *p)
     return NULL;
 }
 
+/* The list is complete: nothing but it is needed any more. Without a sandbox there is no connector. */
+static void seal(void)
+{
+    static uint16_t ports[SSO_PROVIDERS_MAX * HOSTS_MAX + 1];
+    size_t n_ports = 0;
+    bool landlock = false;
+    struct answer answer = {0};
+
+    ports[n_ports++] = 53; /* DNS, when an answer is too long for UDP */
+    for (unsigned i = 0; i < SSO_PROVIDERS_MAX; i++)
+        for (unsigned at = 0; at < lists[i].n; at++)
+            ports[n_ports++] = (uint16_t)lists[i].hosts[at].port;
+    answer.code = (int32_t)sso_sandbox_enter_connector(ports, n_ports, &landlock, NULL);
+    answer.landlock = landlock;
+    send_answer(&answer, -1);
+    if (answer.code != BASE_OK)
+        _exit(1);
+}
+
 static __attribute__((noreturn)) void child_main(void)
 {
     pthread_attr_t detached;
@@ -256,6 +278,8 @@ static __attribute__((noreturn)) void child_main(void)
         if (ask.kind != ASK_CONNECT) {
             if (ask.kind == ASK_ALLOW && !sealed)
                 allow(&ask);
+            if (ask.kind == ASK_SEAL && !sealed)
+                seal();
             sealed = sealed || ask.kind == ASK_SEAL;
             continue;
         }
@@ -289,7 +313,6 @@ enum base_code sso_connector_start(struct base_err *err)
         if (getppid() != parent)
             _exit(0);
         prctl(PR_SET_NAME, "sso-connector");
-        prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         close(pair[0]);
         close(SSO_FD);
         child_channel = pair[1];
@@ -311,26 +334,6 @@ static void tell_allowed(unsigned provider, const char *host, unsigned port)
 
     snprintf(ask.host, sizeof(ask.host), "%s", host);
     send_ask(&ask, 0);
-}
-
-void sso_connector_allow(const struct sso_process *process)
-{
-    for (unsigned i = 0; i < process->n_providers; i++) {
-        const struct sso_provider *provider = &process->providers[i];
-        const char *issuer = sso_text(provider->config, "issuer");
-        const json_t *hosts = json_object_get(provider->config, "hosts"), *item;
-        char host[HOST_MAX];
-        unsigned port;
-
-        if (provider->kind != SSO_OIDC)
-            continue;
-        if (issuer != NULL && sso_url_host(issuer, host, sizeof(host), &port))
-            tell_allowed(i, host, port);
-        for (size_t at = 0; (item = json_array_get(hosts, at)) != NULL; at++)
-            if (json_is_string(item) && sso_host_parse(json_string_value(item), host, sizeof(host), &port))
-                tell_allowed(i, host, port);
-    }
-    send_ask(&(struct ask){.kind = ASK_SEAL}, 0);
 }
 
 /* ---- our side: many threads, one channel ---- */
@@ -379,6 +382,35 @@ static bool read_answer(unsigned timeout_ms, struct answer *ret_answer, int *ret
     if (item != NULL && item->cmsg_level == SOL_SOCKET && item->cmsg_type == SCM_RIGHTS)
         memcpy(ret_fd, CMSG_DATA(item), sizeof(*ret_fd));
     return true;
+}
+
+enum base_code sso_connector_allow(const struct sso_process *process, bool *ret_landlock,
+                                   struct base_err *err)
+{
+    struct answer answer;
+    int fd;
+
+    for (unsigned i = 0; i < process->n_providers; i++) {
+        const struct sso_provider *provider = &process->providers[i];
+        const char *issuer = sso_text(provider->config, "issuer");
+        const json_t *hosts = json_object_get(provider->config, "hosts"), *item;
+        char host[HOST_MAX];
+        unsigned port;
+
+        if (provider->kind != SSO_OIDC)
+            continue;
+        if (issuer != NULL && sso_url_host(issuer, host, sizeof(host), &port))
+            tell_allowed(i, host, port);
+        for (size_t at = 0; (item = json_array_get(hosts, at)) != NULL; at++)
+            if (json_is_string(item) && sso_host_parse(json_string_value(item), host, sizeof(host), &port))
+                tell_allowed(i, host, port);
+    }
+    if (!send_ask(&(struct ask){.kind = ASK_SEAL}, 0) || !read_answer(SEALED_MS, &answer, &fd))
+        return base_fail(err, BASE_UNAVAILABLE, 0, "the connector does not answer");
+    if (answer.code != BASE_OK)
+        return base_fail(err, (enum base_code)answer.code, 0, "the connector's sandbox cannot be had");
+    *ret_landlock = answer.landlock != 0;
+    return BASE_OK;
 }
 
 /* With the lock: reads for whoever it is until `mine` is answered or time is up. */

@@ -2,6 +2,8 @@
  *
  * What: a child process that knows the configured hosts of each provider, resolves and connects to them alone, and hands the connected
  *       descriptor over (SCM_RIGHTS). gatehouse-sso, which parses what strangers say, can then be without socket() and connect().
+ *       The child has a sandbox of its own (sandbox.h): it resolves and connects, to the configured ports alone where the kernel
+ *       has that, and can do nothing else. Names come from /etc/hosts and DNS: it can speak to no daemon of this machine.
  * Who:  start and allow on the main thread before the sandbox; sso_connect from any thread.
  */
 #ifndef GATEWAY_SSO_CONNECTOR_H
@@ -11,8 +13,11 @@
 
 /* Forks the child: first of all, so that it holds no secret. */
 enum base_code sso_connector_start(struct base_err *err);
-/* Tells it the allow-list, each provider's issuer's host and its `hosts`, and seals it. Before the sandbox; once. */
-void sso_connector_allow(const struct sso_process *process);
+/* Tells it the allow-list, each provider's issuer's host and its `hosts`, and seals it: it enters its sandbox, and only then serves.
+ * Before our own sandbox and threads; once. BASE_UNSUPPORTED, BASE_UNAVAILABLE: it has none, the program must not go on.
+ * *ret_landlock: the kernel took that, too. */
+enum base_code sso_connector_allow(const struct sso_process *process, bool *ret_landlock,
+                                   struct base_err *err);
 
 /* A connected TCP socket, the caller's. BASE_DENIED: not in this provider's list. BASE_UNAVAILABLE: not found or not reached.
  * BASE_TIMEOUT. */

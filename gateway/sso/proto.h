@@ -59,6 +59,10 @@
 #define SSO_FRAME_HEADER 12u        /* length and id */
 #define SSO_FD           3          /* the socket, in gatehouse-sso */
 
+/* What names are resolved with; NULL ends it. The connector can read these very files and no later ones of the same names
+ * (sandbox.h): when one is replaced, the gateway starts a new process. */
+extern const char *const sso_resolver_files[];
+
 struct sso_frame {
     uint64_t id;
     const char *json; /* borrowed from the reader's bytes; not NUL-terminated */

@@ -1,6 +1,7 @@
 /* gatehouse-sso: the program. See sso.h.
  *
- *     connector forked --> `configure` read --> libraries started --> sandbox --> threads --> frames, until the gateway closes
+ *     connector forked --> `configure` read --> libraries started --> connector sealed, in its sandbox --> sandbox --> threads -->
+ *     frames, until the gateway closes
  *
  * Everything that needs a file happens before the sandbox; the first byte of a stranger is read after it.
  */
@@ -40,7 +41,7 @@ int main(int argc, char **argv)
 {
     struct sso_process *process = NULL;
     struct base_err err = {0};
-    bool landlock = false;
+    bool landlock = false, landlock_there = false;
 
     if (argc > 1)
         return strcmp(argv[1], "--help") == 0 ? usage() : (usage(), 2);
@@ -59,10 +60,11 @@ int main(int argc, char **argv)
         return fail("HTTP does not start", &err);
     if (sso_serve_configure(&process, &err) != BASE_OK)
         return err.code == BASE_CANCELLED ? 0 : fail("the configuration does not hold", &err);
-    sso_connector_allow(process);
+    if (sso_connector_allow(process, &landlock_there, &err) != BASE_OK)
+        return fail("the connector is not sealed", &err);
     if (sso_sandbox_enter(&landlock, &err) != BASE_OK)
         return fail("the sandbox cannot be entered", &err);
-    if (!landlock)
+    if (!landlock || !landlock_there)
         base_log(BASE_LOG_WARN, "sso.no_landlock",
                  "this kernel has no landlock: seccomp alone keeps files away");
     return sso_serve(process);

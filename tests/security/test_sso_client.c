@@ -111,6 +111,52 @@ static void test_reconfigure__new_calls_go_to_a_new_process(void)
     gw_sso_free(sso);
 }
 
+static void put_file(const char *path, const char *text)
+{
+    FILE *file = fopen(path, "w");
+
+    CHECK(file != NULL && fputs(text, file) >= 0 && fclose(file) == 0);
+}
+
+static void test_resolver__a_file_that_was_replaced_takes_a_new_process(void)
+{
+    static char path[128], other[128];
+    const char *const files[] = {path, NULL};
+    struct gw_sso *sso;
+    struct gw_sso_stats now;
+    char reply[512];
+    int first;
+
+    snprintf(path, sizeof(path), "%s/resolv.conf", folder);
+    snprintf(other, sizeof(other), "%s/resolv.conf.new", folder);
+    put_file(path, "nameserver 127.0.0.1\n");
+    sso = gw_sso_new(&(struct gw_sso_options){.program = program,
+                                              .config_json = config,
+                                              .config_len = sizeof(config) - 1,
+                                              .resolver_files = files});
+    CHECK_INT(ask(sso, 5000, reply), BASE_OK);
+    gw_sso_get_stats(sso, &now);
+    first = now.pid;
+    put_file(path, "nameserver 127.0.0.2\n"); /* the same file: the resolver reads it again by itself */
+    for (uint64_t until_ms = base_mono_ms() + 1500; base_mono_ms() < until_ms; usleep(50000))
+        CHECK_INT(ask(sso, 5000, reply), BASE_OK);
+    gw_sso_get_stats(sso, &now);
+    CHECK_INT(now.pid, first);
+    CHECK_INT(now.starts_total, 1);
+    put_file(other, "nameserver 127.0.0.3\n");
+    CHECK_INT(rename(other, path), 0);
+    for (int i = 0; i < 2000 && now.starts_total == 1; i++) {
+        CHECK_INT(ask(sso, 5000, reply), BASE_OK); /* and nobody notices */
+        usleep(10000);
+        gw_sso_get_stats(sso, &now);
+    }
+    CHECK_INT(now.starts_total, 2);
+    CHECK(now.pid != first);
+    CHECK_INT(ask(sso, 5000, reply), BASE_OK);
+    gw_sso_free(sso);
+    unlink(path);
+}
+
 static void test_call__a_program_that_is_not_there_is_unavailable_at_its_deadline(void)
 {
     struct gw_sso *sso = start("/nowhere/gatehouse-sso");
@@ -195,6 +241,7 @@ int main(int argc, char **argv)
         CASE(test_call__is_answered_by_the_real_process),
         CASE(test_call__a_process_that_was_killed_is_started_again),
         CASE(test_reconfigure__new_calls_go_to_a_new_process),
+        CASE(test_resolver__a_file_that_was_replaced_takes_a_new_process),
         CASE(test_call__a_program_that_is_not_there_is_unavailable_at_its_deadline),
         CASE(test_call__a_silent_peer_costs_the_deadline_and_no_more),
         CASE(test_call__a_peer_that_breaks_the_framing_is_replaced),

@@ -234,6 +234,8 @@ def test_process__has_no_privileges_and_ends_with_the_gateway():
         check("Seccomp:\t2" in status and "NoNewPrivs:\t1" in status, "seccomp and no_new_privs")
         children = pathlib.Path(f"/proc/{peer.process.pid}/task/{peer.process.pid}/children").read_text().split()
         equal(len(children), 1, "the connector alone")
+        status = pathlib.Path(f"/proc/{children[0]}/status").read_text()
+        check("Seccomp:\t2" in status and "NoNewPrivs:\t1" in status, "and it has its own")
         check(pathlib.Path(f"/proc/{peer.process.pid}/cmdline").read_bytes().count(b"\0") == 1, "nothing on the command line")
         peer.stop()
         deadline = time.monotonic() + 5
