@@ -9,9 +9,8 @@
 #include <stddef.h>
 
 struct base_json_shape {
-    size_t depth; /* how deep its lists and objects nest */
-    size_t
-        values; /* how many values it can have at most: each takes a parser much more memory than its bytes */
+    size_t depth;  /* how deep its lists and objects nest */
+    size_t values; /* how many it can have at most; each takes a parser much more memory than its bytes */
 };
 struct base_json_shape base_json_shape(const char *text, size_t len);
 
