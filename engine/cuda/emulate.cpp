@@ -432,7 +432,7 @@ static struct {
     cudaError_t sticky, last;
     size_t taken, allocated;
     struct late_copy *first, **last_next; /* last_next NULL: none yet */
-    uint64_t n_copies, n_copied;
+    uint64_t n_copies, n_copied, most_late;
 } device = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static bool faulty(const char *what)
@@ -607,6 +607,7 @@ extern "C" void gpu_emulate_fault(const char *what, unsigned after)
     device.after = after;
     device.taken = faulty("taken") ? (size_t)after << 20 : 0;
     device.hangs = false;
+    device.most_late = 0;
     device.sticky = device.last = cudaSuccess;
     pthread_mutex_unlock(&device.lock);
 }
@@ -625,6 +626,11 @@ __attribute__((constructor)) static void fault_from_environment(void)
 extern "C" unsigned gpu_emulate_launches(void)
 {
     return device.launches;
+}
+
+extern "C" unsigned gpu_emulate_most_late(void)
+{
+    return (unsigned)device.most_late;
 }
 
 cudaError_t cudaGetDeviceCount(int *n)
@@ -734,6 +740,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpy
     *(device.last_next != NULL ? device.last_next : &device.first) = c;
     device.last_next = &c->next;
     device.n_copies++;
+    if (device.n_copies - device.n_copied > device.most_late)
+        device.most_late = device.n_copies - device.n_copied;
     pthread_mutex_unlock(&device.lock);
     return answer(cudaSuccess);
 }

@@ -481,5 +481,7 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute attribute
 extern "C" __attribute__((visibility("default"))) void gpu_emulate_fault(const char *what, unsigned after);
 /* Launches since the start: whether a fault can still come. */
 extern "C" __attribute__((visibility("default"))) unsigned gpu_emulate_launches(void);
+/* The most copies from the host that were on their way at once, since the last gpu_emulate_fault. */
+extern "C" __attribute__((visibility("default"))) unsigned gpu_emulate_most_late(void);
 
 #endif
