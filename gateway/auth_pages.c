@@ -12,9 +12,8 @@
  *     With Redis away the link is not used up. A link that was used up is not given back: ask for another.
  *
  * Invariants:
- *   1. a struct exchange lives until the store has answered and the request is closed, whichever is later;
- *   2. a session token is never taken from the client at sign-in: it is always new (no fixation);
- *   3. a link's token stands in a URL: its page sends no referrer, loads nothing from elsewhere, runs no script.
+ *   1. a session token is never taken from the client at sign-in: it is always new (no fixation);
+ *   2. a link's token stands in a URL: its page sends no referrer, loads nothing from elsewhere, runs no script.
  */
 #include "gateway/auth_priv.h"
 
@@ -25,6 +24,7 @@
 #include "gateway/form.h"
 #include "gateway/page.h"
 #include "gateway/session_pages.h"
+#include "gateway/visit.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -90,9 +90,7 @@ static void send_method_not_allowed(struct gw_http *http, const char *allow)
 
 struct exchange {
     struct gw_auth *auth;
-    struct gw_http *http; /* NULL once closed */
-    struct gw_loop *loop;
-    bool answered;                /* by the store */
+    struct gw_visit visit;
     char token[GW_TOKEN_LEN + 1]; /* a session's: new (link), or the request's own */
     /* sign-in by link */
     unsigned char link_hash[BASE_SHA256_BYTES];
@@ -101,28 +99,13 @@ struct exchange {
     struct gw_session_record session;
 };
 
-static void exchange_free(struct exchange *x)
+static void exchange_free(void *owner)
 {
+    struct exchange *x = owner;
+
     gw_session_record_free(&x->session);
     base_wipe(x, sizeof(*x)); /* tokens */
     free(x);
-}
-
-static void exchange_closed(void *user)
-{
-    struct exchange *x = user;
-
-    x->http = NULL;
-    if (x->answered)
-        exchange_free(x);
-}
-
-/* To be called last by a store callback. */
-static void exchange_answered(struct exchange *x)
-{
-    x->answered = true;
-    if (x->http == NULL)
-        exchange_free(x);
 }
 
 static struct exchange *exchange_new(struct gw_auth *auth, struct gw_http *http)
@@ -130,9 +113,7 @@ static struct exchange *exchange_new(struct gw_auth *auth, struct gw_http *http)
     struct exchange *x = base_zalloc(sizeof(*x));
 
     x->auth = auth;
-    x->http = http;
-    x->loop = gw_http_loop(http);
-    gw_http_on_closed(http, exchange_closed, x);
+    gw_visit_begin(&x->visit, http, exchange_free, x);
     return x;
 }
 
@@ -178,11 +159,11 @@ static void link_failed(struct exchange *x, enum base_code rc)
 {
     if (rc == BASE_DENIED)
         record(x->auth, "link.refuse", NULL, "");
-    if (x->http != NULL && rc == BASE_DENIED)
-        send_link_refused(x->http, 403);
-    else if (x->http != NULL)
-        send_error(x->http, GW_AUTH_UNAVAILABLE, false);
-    exchange_answered(x);
+    if (x->visit.http != NULL && rc == BASE_DENIED)
+        send_link_refused(x->visit.http, 403);
+    else if (x->visit.http != NULL)
+        send_error(x->visit.http, GW_AUTH_UNAVAILABLE, false);
+    gw_visit_over(&x->visit);
 }
 
 /* The events stand in the record before the browser gets the cookie. */
@@ -192,12 +173,12 @@ static void link_finish(struct exchange *x)
     bool recorded = record(x->auth, "link.use", who, who->credential_id) &&
                     record(x->auth, "session.start", who, who->credential_id);
 
-    if (recorded && x->http != NULL) {
-        send_signed_in(x->http, x);
-        exchange_answered(x);
+    if (recorded && x->visit.http != NULL) {
+        send_signed_in(x->visit.http, x);
+        gw_visit_over(&x->visit);
         return;
     }
-    gw_sessions_discard(x->auth->options.sessions, x->loop, x->token);
+    gw_sessions_discard(x->auth->options.sessions, x->visit.loop, x->token);
     record(x->auth, "session.end", who, who->credential_id);
     link_failed(x, BASE_UNAVAILABLE);
 }
@@ -208,7 +189,7 @@ static void old_revoked(enum base_code rc, const struct gw_session_record *none,
 
     (void)none;
     if (rc == BASE_OK) {
-        gw_sessions_discard(x->auth->options.sessions, x->loop, x->old_token);
+        gw_sessions_discard(x->auth->options.sessions, x->visit.loop, x->old_token);
         record(x->auth, "session.end", &x->session.who, x->from); /* from: by then the old session's name */
     }
     link_finish(x);
@@ -223,7 +204,7 @@ static void old_known(enum base_code rc, const struct gw_session_record *old, vo
         return;
     }
     snprintf(x->from, sizeof(x->from), "%s", old->who.credential_id);
-    gw_auth_end_session(x->auth, x->loop, x->from, "signed in anew", old_revoked, x);
+    gw_auth_end_session(x->auth, x->visit.loop, x->from, "signed in anew", old_revoked, x);
 }
 
 static void link_used(enum base_code rc, void *arg)
@@ -231,10 +212,10 @@ static void link_used(enum base_code rc, void *arg)
     struct exchange *x = arg;
 
     if (rc != BASE_OK) {
-        gw_sessions_discard(x->auth->options.sessions, x->loop, x->token);
+        gw_sessions_discard(x->auth->options.sessions, x->visit.loop, x->token);
         link_failed(x, rc);
     } else if (x->old_token[0] != '\0')
-        gw_sessions_get(x->auth->options.sessions, x->loop, x->old_token, old_known, x);
+        gw_sessions_get(x->auth->options.sessions, x->visit.loop, x->old_token, old_known, x);
     else
         link_finish(x);
 }
@@ -255,7 +236,7 @@ static void link_started(enum base_code rc, const struct gw_session_record *sess
         return;
     }
     x->session.who = session->who;
-    gw_store_run(x->auth->options.store, x->loop, work_use, link_used, x);
+    gw_store_run(x->auth->options.store, x->visit.loop, work_use, link_used, x);
 }
 
 static void link_peeked(enum base_code rc, void *arg)
@@ -265,7 +246,7 @@ static void link_peeked(enum base_code rc, void *arg)
     if (rc != BASE_OK)
         link_failed(x, rc);
     else
-        gw_sessions_start(x->auth->options.sessions, x->loop, x->token, &x->session, link_started, x);
+        gw_sessions_start(x->auth->options.sessions, x->visit.loop, x->token, &x->session, link_started, x);
 }
 
 static enum base_code work_peek(struct base_pg *pg, void *arg, struct base_err *err)
@@ -309,7 +290,7 @@ static void post_link(struct gw_auth *auth, struct gw_http *http)
     snprintf(x->from, sizeof(x->from), "%s", gw_http_peer(http));
     snprintf(x->session.from, sizeof(x->session.from), "%s", gw_http_peer(http));
     gw_auth_old_token(auth, http, x->old_token);
-    gw_store_run(auth->options.store, x->loop, work_peek, link_peeked, x);
+    gw_store_run(auth->options.store, x->visit.loop, work_peek, link_peeked, x);
 }
 
 /* ---- who am I, and logout ---- */
@@ -357,11 +338,11 @@ static void session_known(enum base_code rc, const struct gw_session_record *ses
     struct exchange *x = user;
     enum gw_auth_result result = gw_auth_store_result(rc);
 
-    if (x->http != NULL && result == GW_AUTH_OK)
-        gw_auth_send_session(x->auth, x->http, x->token, session, false);
-    else if (x->http != NULL)
-        send_error(x->http, result, result == GW_AUTH_SESSION_ENDED);
-    exchange_answered(x);
+    if (x->visit.http != NULL && result == GW_AUTH_OK)
+        gw_auth_send_session(x->auth, x->visit.http, x->token, session, false);
+    else if (x->visit.http != NULL)
+        send_error(x->visit.http, result, result == GW_AUTH_SESSION_ENDED);
+    gw_visit_over(&x->visit);
 }
 
 void gw_auth_end_session(struct gw_auth *auth, struct gw_loop *loop, const char *session_id,
@@ -383,11 +364,11 @@ static void signed_out(const char *url, void *user)
     base_buf_append_str(&body, "{\"url\":");
     base_buf_append_json(&body, url, strlen(url));
     base_buf_append_char(&body, '}');
-    if (x->http != NULL && url[0] != '\0' && !body.failed)
-        gw_http_send(x->http, 200, headers, 3, body.data, body.len);
-    else if (x->http != NULL)
-        gw_http_send(x->http, 204, headers, 2, "", 0);
-    exchange_answered(x);
+    if (x->visit.http != NULL && url[0] != '\0' && !body.failed)
+        gw_http_send(x->visit.http, 200, headers, 3, body.data, body.len);
+    else if (x->visit.http != NULL)
+        gw_http_send(x->visit.http, 204, headers, 2, "", 0);
+    gw_visit_over(&x->visit);
 }
 
 static void session_ended(enum base_code rc, const struct gw_session_record *none, void *user)
@@ -397,18 +378,18 @@ static void session_ended(enum base_code rc, const struct gw_session_record *non
 
     (void)none;
     if (rc == BASE_OK && x->session.who.method != GW_AUTH_NONE) {
-        gw_sessions_discard(x->auth->options.sessions, x->loop, x->token);
+        gw_sessions_discard(x->auth->options.sessions, x->visit.loop, x->token);
         record(x->auth, "session.end", &x->session.who, x->session.who.credential_id);
     }
     if (rc == BASE_OK && o->sign_out_url != NULL && x->session.provider[0] != '\0') {
-        o->sign_out_url(x->loop, &x->session, signed_out, x, o->sign_out_user);
+        o->sign_out_url(x->visit.loop, &x->session, signed_out, x, o->sign_out_user);
     } else if (rc == BASE_OK) {
         signed_out("", x);
     } else {
-        if (x->http != NULL)
-            send_error(x->http, GW_AUTH_UNAVAILABLE,
+        if (x->visit.http != NULL)
+            send_error(x->visit.http, GW_AUTH_UNAVAILABLE,
                        false); /* the session is still there: the cookie stays, to try again */
-        exchange_answered(x);
+        gw_visit_over(&x->visit);
     }
 }
 
@@ -425,7 +406,7 @@ static void session_to_end(enum base_code rc, const struct gw_session_record *se
     memcpy(x->session.sid, session->sid, sizeof(x->session.sid));
     if (session->logout_hint != NULL)
         x->session.logout_hint = base_strdup(session->logout_hint);
-    gw_auth_end_session(x->auth, x->loop, x->session.who.credential_id, "logout", session_ended, x);
+    gw_auth_end_session(x->auth, x->visit.loop, x->session.who.credential_id, "logout", session_ended, x);
 }
 
 /* The request's own session; answers and returns NULL when its cookie does not pass. */
@@ -455,7 +436,7 @@ static void get_session(struct gw_auth *auth, struct gw_http *http)
     struct exchange *x = own_session(auth, http);
 
     if (x != NULL)
-        gw_sessions_get(auth->options.sessions, x->loop, x->token, session_known, x);
+        gw_sessions_get(auth->options.sessions, x->visit.loop, x->token, session_known, x);
 }
 
 static void post_logout(struct gw_auth *auth, struct gw_http *http)
@@ -463,7 +444,7 @@ static void post_logout(struct gw_auth *auth, struct gw_http *http)
     struct exchange *x = own_session(auth, http);
 
     if (x != NULL)
-        gw_sessions_get(auth->options.sessions, x->loop, x->token, session_to_end, x);
+        gw_sessions_get(auth->options.sessions, x->visit.loop, x->token, session_to_end, x);
 }
 
 static void get_css(struct gw_auth *auth, struct gw_http *http)

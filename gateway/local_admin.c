@@ -25,6 +25,7 @@
 #include "gateway/metrics.h"
 #include "gateway/page.h"
 #include "gateway/tags.h"
+#include "gateway/visit.h"
 #include "policy/policy.h"
 
 #include <pthread.h>
@@ -59,8 +60,7 @@ struct gw_local {
 
 struct attempt {
     struct gw_local *local;
-    struct gw_http *http; /* NULL once closed */
-    struct gw_loop *loop;
+    struct gw_visit visit;
     char name[GW_LOCAL_NAME_MAX], password[PASSWORD_FIELD_MAX], code[16], from[GW_PEER_MAX];
     size_t name_bucket, address_bucket;
     /* the row */
@@ -212,10 +212,10 @@ static void count_sign_in(const char *result)
     gw_metric_add(GW_M_LOGINS, labels, 1);
 }
 
-static void attempt_free(struct attempt *a)
+static void attempt_free(void *owner)
 {
-    if (a->http != NULL)
-        gw_http_on_closed(a->http, NULL, NULL);
+    struct attempt *a = owner;
+
     gw_session_record_free(&a->session);
     base_wipe(a, sizeof(*a));
     free(a);
@@ -226,7 +226,7 @@ static bool too_late(struct attempt *a)
 {
     if (!atomic_load(&a->local->stopping))
         return false;
-    attempt_free(a);
+    gw_visit_over(&a->visit);
     return true;
 }
 
@@ -235,17 +235,17 @@ static void refused(struct attempt *a)
     base_log(BASE_LOG_WARN, "local.refused", "a local administrator was refused", LOG_STR("from", a->from));
     record(a->local, "local.refuse", NULL, a->known ? a->name : "");
     count_sign_in("refused");
-    if (a->http != NULL)
-        send_refused(a->http);
-    attempt_free(a);
+    if (a->visit.http != NULL)
+        send_refused(a->visit.http);
+    gw_visit_over(&a->visit);
 }
 
 static void unavailable(struct attempt *a)
 {
     count_sign_in("unavailable");
-    if (a->http != NULL)
-        send_unavailable(a->http);
-    attempt_free(a);
+    if (a->visit.http != NULL)
+        send_unavailable(a->visit.http);
+    gw_visit_over(&a->visit);
 }
 
 /* ---- Postgres ---- */
@@ -331,19 +331,20 @@ static void send_signed_in(struct attempt *a)
                                         {"referrer-policy", "no-referrer"}};
 
     gw_cookie_render(a->token, a->local->auth->options.session_absolute_s, cookie);
-    gw_http_send(a->http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
+    gw_http_send(a->visit.http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
     base_wipe(cookie, sizeof(cookie));
 }
 
 static void succeed(struct attempt *a)
 {
-    if (record(a->local, "local.sign_in", &a->session.who, a->session.who.credential_id) && a->http != NULL) {
+    if (record(a->local, "local.sign_in", &a->session.who, a->session.who.credential_id) &&
+        a->visit.http != NULL) {
         count_sign_in("ok");
         send_signed_in(a);
-        attempt_free(a);
+        gw_visit_over(&a->visit);
         return;
     }
-    gw_sessions_discard(a->local->auth->options.sessions, a->loop, a->token);
+    gw_sessions_discard(a->local->auth->options.sessions, a->visit.loop, a->token);
     unavailable(a);
 }
 
@@ -355,7 +356,7 @@ static void old_revoked(enum base_code rc, const struct gw_session_record *none,
     if (too_late(a))
         return;
     if (rc == BASE_OK) {
-        gw_sessions_discard(a->local->auth->options.sessions, a->loop, a->old_token);
+        gw_sessions_discard(a->local->auth->options.sessions, a->visit.loop, a->old_token);
         record(a->local, "session.end", &a->session.who, a->old_id);
     }
     succeed(a);
@@ -372,7 +373,7 @@ static void old_known(enum base_code rc, const struct gw_session_record *old, vo
         return;
     }
     snprintf(a->old_id, sizeof(a->old_id), "%s", old->who.credential_id);
-    gw_auth_end_session(a->local->auth, a->loop, a->old_id, "signed in anew", old_revoked, a);
+    gw_auth_end_session(a->local->auth, a->visit.loop, a->old_id, "signed in anew", old_revoked, a);
 }
 
 static void on_started(enum base_code rc, const struct gw_session_record *session, void *user)
@@ -389,7 +390,7 @@ static void on_started(enum base_code rc, const struct gw_session_record *sessio
     base_log(BASE_LOG_WARN, "local.signed_in", "a local administrator signed in", LOG_STR("name", a->name),
              LOG_STR("from", a->from));
     if (a->old_token[0] != '\0')
-        gw_sessions_get(a->local->auth->options.sessions, a->loop, a->old_token, old_known, a);
+        gw_sessions_get(a->local->auth->options.sessions, a->visit.loop, a->old_token, old_known, a);
     else
         succeed(a);
 }
@@ -414,7 +415,7 @@ static void on_accepted(enum base_code rc, void *arg)
     snprintf(a->session.from, sizeof(a->session.from), "%s", a->from);
     snprintf(a->session.provider, sizeof(a->session.provider), "%s", GW_LOCAL_PROVIDER);
     gw_token_create(auth->options.key_pepper, GW_TOKEN_SESSION, a->token);
-    gw_sessions_start(auth->options.sessions, a->loop, a->token, &a->session, on_started, a);
+    gw_sessions_start(auth->options.sessions, a->visit.loop, a->token, &a->session, on_started, a);
 }
 
 static void on_hashed(void *arg)
@@ -425,9 +426,9 @@ static void on_hashed(void *arg)
     if (too_late(a))
         return;
     if (a->step != 0)
-        gw_store_run(store, a->loop, work_accept, on_accepted, a);
+        gw_store_run(store, a->visit.loop, work_accept, on_accepted, a);
     else
-        gw_store_run(store, a->loop, work_fail, on_failure_counted, a);
+        gw_store_run(store, a->visit.loop, work_fail, on_failure_counted, a);
 }
 
 static void hash_job(void *arg, void *thread_state)
@@ -444,7 +445,7 @@ static void hash_job(void *arg, void *thread_state)
     a->step = rc == BASE_OK && sealed && a->usable ? step : 0;
     base_wipe(secret, sizeof(secret));
     base_wipe(a->password, sizeof(a->password));
-    gw_loop_post(a->loop, on_hashed, a);
+    gw_loop_post(a->visit.loop, on_hashed, a);
 }
 
 static void on_loaded(enum base_code rc, void *arg)
@@ -458,11 +459,6 @@ static void on_loaded(enum base_code rc, void *arg)
 }
 
 /* ---- the request ---- */
-
-static void attempt_closed(void *user)
-{
-    ((struct attempt *)user)->http = NULL;
-}
 
 static bool is_form(struct gw_http *http)
 {
@@ -492,7 +488,8 @@ static void post(struct gw_local *local, struct gw_http *http)
     size_t len = 0;
     const char *body = gw_http_body(http, &len);
 
-    *a = (struct attempt){.local = local, .loop = gw_http_loop(http)};
+    *a = (struct attempt){.local = local};
+    gw_visit_begin(&a->visit, http, attempt_free, a);
     snprintf(a->from, sizeof(a->from), "%s", gw_http_peer(http));
     if (!CHECK("local.origin", gw_auth_origin_ours(local->auth, http, true)) ||
         !CHECK("local.form", is_form(http)) ||
@@ -502,7 +499,7 @@ static void post(struct gw_local *local, struct gw_http *http)
         record(local, "local.refuse", NULL, "");
         count_sign_in("refused");
         send_refused(http);
-        attempt_free(a);
+        gw_visit_over(&a->visit);
         return;
     }
     a->name_bucket = bucket_of(local, "name", a->name);
@@ -511,13 +508,11 @@ static void post(struct gw_local *local, struct gw_http *http)
         record(local, "local.refuse", NULL, "");
         count_sign_in("limited");
         send_form(http, 429, "Too many attempts. Wait a while before the next.");
-        attempt_free(a);
+        gw_visit_over(&a->visit);
         return;
     }
     gw_auth_old_token(local->auth, http, a->old_token);
-    a->http = http;
-    gw_http_on_closed(http, attempt_closed, a);
-    gw_store_run(local->auth->options.store, a->loop, work_load, on_loaded, a);
+    gw_store_run(local->auth->options.store, a->visit.loop, work_load, on_loaded, a);
 }
 
 bool gw_local_handle(struct gw_local *local, struct gw_http *http)

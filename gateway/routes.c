@@ -17,6 +17,7 @@
 #include "gateway/local_admin.h"
 #include "gateway/scim.h"
 #include "gateway/sign_in.h"
+#include "gateway/visit.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -43,9 +44,7 @@ static void send_allow(struct gw_http *http, const char *methods)
 
 struct models_request {
     struct gw_app *app;
-    struct gw_http *http;
-    struct gw_auth_pending *pending;
-    bool identified, starting;
+    struct gw_visit visit;
 };
 
 static void put_model(struct base_buf *out, const struct pol_model *model, int64_t created_s)
@@ -90,7 +89,7 @@ static void answer_models(struct models_request *request, const struct gw_princi
     auto_buf struct base_buf body = BASE_BUF_INIT(MODELS_JSON_MAX);
     struct gw_runtime *runtime = gw_app_runtime(request->app);
     const struct pol_snapshot *policy = gw_runtime_policy(runtime);
-    const char *path = gw_http_path(request->http), *roles[GW_ROLES_MAX];
+    const char *path = gw_http_path(request->visit.http), *roles[GW_ROLES_MAX];
     bool one = strlen(path) > sizeof(MODELS_PATH);
     char wanted[POL_NAME_MAX] = "";
     int64_t created_s = gw_runtime_loaded_us(runtime) / 1000000;
@@ -116,10 +115,10 @@ static void answer_models(struct models_request *request, const struct gw_princi
         base_buf_append_str(&body, "]}");
     gw_runtime_unref(runtime);
     if (one && n == 0)
-        gw_send_error(request->http,
+        gw_send_error(request->visit.http,
                       &(struct gw_api_error){.code = GW_API_MODEL_NOT_FOUND, .param = "model"});
     else
-        gw_http_send(request->http, 200, &(struct gw_header){"content-type", "application/json"}, 1,
+        gw_http_send(request->visit.http, 200, &(struct gw_header){"content-type", "application/json"}, 1,
                      body.data, body.len);
 }
 
@@ -127,38 +126,20 @@ static void on_identified(enum gw_auth_result result, const struct gw_principal 
 {
     struct models_request *request = user;
 
-    request->identified = true;
-    request->pending = NULL;
     if (result == GW_AUTH_OK)
         answer_models(request, principal);
     else
-        send_code(request->http, gw_auth_api_code(result));
-}
-
-static void models_closed(void *user)
-{
-    struct models_request *request = user;
-
-    gw_auth_forget(request->pending);
-    request->http = NULL;
-    if (!request->starting)
-        free(request);
+        send_code(request->visit.http, gw_auth_api_code(result));
+    gw_visit_over(&request->visit);
 }
 
 static void models_start(struct gw_app *app, struct gw_http *http)
 {
     struct models_request *request = base_zalloc(sizeof(*request));
-    struct gw_auth_pending *pending;
 
-    *request = (struct models_request){.app = app, .http = http};
-    request->starting = true; /* an answer may be sent, and the request closed, before identify returns */
-    gw_http_on_closed(http, models_closed, request);
-    pending = gw_auth_identify(app->auth, http, on_identified, request);
-    request->starting = false;
-    if (request->http == NULL)
-        free(request);
-    else if (!request->identified)
-        request->pending = pending;
+    request->app = app;
+    gw_visit_begin(&request->visit, http, free, request);
+    gw_visit_identify(&request->visit, app->auth, on_identified);
 }
 
 /* ---- the page ---- */

@@ -4,9 +4,7 @@
  *                                        |
  *                                        +-- an access token: gw_auth_identify, a service account or an administrator
  *
- * Invariants:
- *   1. a struct visit lives until its work is over and the request is closed, whichever is later;
- *   2. nothing of a request is looked at before its token is: who has none learns what is public of the gateway.
+ * Invariant: nothing of a request is looked at before its token is: who has none learns what is public of the gateway.
  */
 #include "gateway/scim.h"
 
@@ -21,6 +19,7 @@
 #include "gateway/scim_schema.h"
 #include "gateway/scim_work.h"
 #include "gateway/store.h"
+#include "gateway/visit.h"
 #include "policy/policy.h"
 
 #include <arpa/inet.h>
@@ -50,63 +49,39 @@ struct gw_scim {
     struct throttle_slot slots[THROTTLE_SLOTS];
 };
 
-struct visit {
+struct request {
     struct gw_scim_work work;
     struct gw_scim *scim;
-    struct gw_http *http; /* NULL once closed */
-    struct gw_loop *loop;
-    struct gw_auth_pending *pending;
-    bool starting, work_over;
+    struct gw_visit visit;
 };
 
-/* ---- life ---- */
-
-static void maybe_free(struct visit *v)
+static void request_free(void *owner)
 {
-    if (v->http != NULL || !v->work_over || v->starting)
-        return;
-    base_buf_free(&v->work.out);
-    free(v->work.body);
-    free(v);
-}
+    struct request *r = owner;
 
-static void on_closed(void *user)
-{
-    struct visit *v = user;
-
-    v->http = NULL;
-    if (v->pending != NULL) { /* nobody waits for it */
-        gw_auth_forget(v->pending);
-        v->pending = NULL;
-        v->work_over = true;
-    }
-    maybe_free(v);
-}
-
-static void over(struct visit *v)
-{
-    v->work_over = true;
-    maybe_free(v);
+    base_buf_free(&r->work.out);
+    free(r->work.body);
+    free(r);
 }
 
 /* ---- answers ---- */
 
-static void send_answer(struct visit *v)
+static void send_answer(struct request *r)
 {
     struct gw_header headers[4] = {{"content-type", "application/scim+json"}, {"cache-control", "no-store"}};
-    const struct gw_scim_work *w = &v->work;
+    const struct gw_scim_work *w = &r->work;
     unsigned n = 2;
 
     if (w->etag[0] != '\0')
         headers[n++] = (struct gw_header){"etag", w->etag};
     if (w->location[0] != '\0')
         headers[n++] = (struct gw_header){"location", w->location};
-    if (v->http != NULL)
-        gw_http_send(v->http, w->status, headers, n, w->out.len > 0 ? w->out.data : "", w->out.len);
-    over(v);
+    if (r->visit.http != NULL)
+        gw_http_send(r->visit.http, w->status, headers, n, w->out.len > 0 ? w->out.data : "", w->out.len);
+    gw_visit_over(&r->visit);
 }
 
-static void send_error(struct visit *v, const struct gw_scim_error *error, const char *name,
+static void send_error(struct request *r, const struct gw_scim_error *error, const char *name,
                        const char *value)
 {
     const struct gw_header headers[] = {
@@ -117,34 +92,34 @@ static void send_error(struct visit *v, const struct gw_scim_error *error, const
         base_log(BASE_LOG_INFO, "scim.refused", "a SCIM request is refused", LOG_STR("check", error->check),
                  LOG_INT("status", error->status));
     gw_scim_error_json(&body, error);
-    if (v->http != NULL)
-        gw_http_send(v->http, error->status, headers, name != NULL ? 3 : 2, body.data, body.len);
-    over(v);
+    if (r->visit.http != NULL)
+        gw_http_send(r->visit.http, error->status, headers, name != NULL ? 3 : 2, body.data, body.len);
+    gw_visit_over(&r->visit);
 }
 
-static void fail(struct visit *v, const char *check, int status, const char *type, const char *detail)
+static void fail(struct request *r, const char *check, int status, const char *type, const char *detail)
 {
     const struct gw_scim_error error = {
         .status = status, .scim_type = type, .detail = detail, .check = check};
 
-    send_error(v, &error, status == 401 ? "www-authenticate" : NULL, "Bearer realm=\"scim\"");
+    send_error(r, &error, status == 401 ? "www-authenticate" : NULL, "Bearer realm=\"scim\"");
 }
 
 static void on_worked(enum base_code rc, void *arg)
 {
     struct gw_scim_work *work = arg;
-    struct visit *v = (struct visit *)work; /* its first member */
+    struct request *r = (struct request *)work; /* its first member */
 
     if (rc == BASE_OK)
-        send_answer(v);
+        send_answer(r);
     else if (work->error.status != 0)
-        send_error(v, &work->error, NULL, NULL);
+        send_error(r, &work->error, NULL, NULL);
     else if (rc == BASE_NOT_FOUND)
-        fail(v, NULL, 404, NULL, "There is no such resource.");
+        fail(r, NULL, 404, NULL, "There is no such resource.");
     else if (rc == BASE_EXISTS)
-        fail(v, NULL, 409, "uniqueness", "The name or the externalId is taken.");
+        fail(r, NULL, 409, "uniqueness", "The name or the externalId is taken.");
     else
-        send_error(v,
+        send_error(r,
                    &(struct gw_scim_error){.status = 503,
                                            .detail = "The directory cannot be reached now: try again."},
                    "retry-after", "5");
@@ -250,42 +225,42 @@ static bool query_text(const char *query, const char *name, char *out, size_t si
 }
 
 /* False: refused, and answered. */
-static bool read_query(struct visit *v)
+static bool read_query(struct request *r)
 {
-    struct gw_scim_query *q = &v->work.query;
-    const char *query = gw_http_query(v->http);
+    struct gw_scim_query *q = &r->work.query;
+    const char *query = gw_http_query(r->visit.http);
     bool attributes, excluded;
 
     if (!query_text(query, "filter", q->filter, sizeof(q->filter), &q->filtered)) {
-        fail(v, "scim.query", 400, "invalidFilter", "The filter cannot be read.");
+        fail(r, "scim.query", 400, "invalidFilter", "The filter cannot be read.");
         return false;
     }
     if (!query_text(query, "attributes", q->attributes, sizeof(q->attributes), &attributes) ||
         !query_text(query, "excludedAttributes", q->excluded, sizeof(q->excluded), &excluded) ||
         !query_number(query, "startIndex", 1, &q->start) || !query_number(query, "count", 0, &q->count) ||
         (attributes && excluded)) {
-        fail(v, "scim.query", 400, "invalidValue", "The query cannot be read.");
+        fail(r, "scim.query", 400, "invalidValue", "The query cannot be read.");
         return false;
     }
     return true;
 }
 
-static bool read_body(struct visit *v)
+static bool read_body(struct request *r)
 {
     size_t len = 0;
-    const char *body = gw_http_body(v->http, &len);
+    const char *body = gw_http_body(r->visit.http, &len);
 
-    if (!CHECK("scim.content_type", json_type(v->http))) {
-        fail(v, "scim.content_type", 415, NULL,
+    if (!CHECK("scim.content_type", json_type(r->visit.http))) {
+        fail(r, "scim.content_type", 415, NULL,
              "The body must be application/scim+json or application/json.");
         return false;
     }
     if (!CHECK("scim.size", len <= GW_SCIM_BODY_MAX)) {
-        fail(v, "scim.size", 413, NULL, "The body is larger than 1 MiB.");
+        fail(r, "scim.size", 413, NULL, "The body is larger than 1 MiB.");
         return false;
     }
-    v->work.body = base_memdup0(body, len);
-    v->work.body_len = len;
+    r->work.body = base_memdup0(body, len);
+    r->work.body_len = len;
     return true;
 }
 
@@ -338,66 +313,66 @@ static bool read_path(struct gw_scim_work *w, const char *path, const char *meth
 }
 
 /* Who asks may: on to what is asked. */
-static void begin(struct visit *v)
+static void begin(struct request *r)
 {
-    struct gw_scim_work *w = &v->work;
-    const char *path = gw_http_path(v->http) + sizeof(PREFIX) - 1, *method = gw_http_method(v->http);
+    struct gw_scim_work *w = &r->work;
+    const char *path = gw_http_path(r->visit.http) + sizeof(PREFIX) - 1,
+               *method = gw_http_method(r->visit.http);
     const char *allow = "GET";
 
     if (strcmp(method, "GET") == 0 && gw_scim_discovery(&w->out, w->base_url, path)) {
         w->status = 200;
-        send_answer(v);
+        send_answer(r);
         return;
     }
     if (!read_path(w, path, method, &allow)) {
-        fail(v, NULL, 404, NULL, "There is no such resource.");
+        fail(r, NULL, 404, NULL, "There is no such resource.");
         return;
     }
     if (w->method == 0) {
-        send_error(v, &(struct gw_scim_error){.status = 405, .detail = "Not by this method."}, "allow",
+        send_error(r, &(struct gw_scim_error){.status = 405, .detail = "Not by this method."}, "allow",
                    allow);
         return;
     }
     if (!CHECK("scim.condition",
-               copy_header(v->http, "if-match", w->if_match, sizeof(w->if_match)) &&
-                   copy_header(v->http, "if-none-match", w->if_none_match, sizeof(w->if_none_match)))) {
-        fail(v, "scim.condition", 400, "invalidValue", "If-Match cannot be read.");
+               copy_header(r->visit.http, "if-match", w->if_match, sizeof(w->if_match)) &&
+                   copy_header(r->visit.http, "if-none-match", w->if_none_match, sizeof(w->if_none_match)))) {
+        fail(r, "scim.condition", 400, "invalidValue", "If-Match cannot be read.");
         return;
     }
-    if (!read_query(v))
+    if (!read_query(r))
         return;
-    if (w->method != GW_SCIM_GET && w->method != GW_SCIM_LIST && w->method != GW_SCIM_DELETE && !read_body(v))
+    if (w->method != GW_SCIM_GET && w->method != GW_SCIM_LIST && w->method != GW_SCIM_DELETE && !read_body(r))
         return;
-    gw_store_run(v->scim->options.store, v->loop, gw_scim_work, on_worked, w);
+    gw_store_run(r->scim->options.store, r->visit.loop, gw_scim_work, on_worked, w);
 }
 
 /* ---- who asks ---- */
 
 static void identified(enum gw_auth_result result, const struct gw_principal *who, void *user)
 {
-    struct visit *v = user;
-    struct gw_scim_work *w = &v->work;
+    struct request *r = user;
+    struct gw_scim_work *w = &r->work;
 
-    v->pending = NULL;
     if (result == GW_AUTH_UNAVAILABLE) {
-        fail(v, NULL, 503, NULL, "The token cannot be checked now: try again.");
+        fail(r, NULL, 503, NULL, "The token cannot be checked now: try again.");
         return;
     }
     if (result != GW_AUTH_OK) {
-        if (v->http != NULL)
-            note_failure(v->scim, gw_http_peer(v->http));
-        fail(v, "scim.access_token", 401, NULL, "The token does not hold.");
+        if (r->visit.http != NULL)
+            note_failure(r->scim, gw_http_peer(r->visit.http));
+        fail(r, "scim.access_token", 401, NULL, "The token does not hold.");
         return;
     }
     if (!CHECK("scim.writer", strcmp(who->issuer, GW_SERVICE_ISSUER) == 0 || who->is_admin)) {
-        fail(v, "scim.writer", 403, NULL, "Only a service account or an administrator writes the directory.");
+        fail(r, "scim.writer", 403, NULL, "Only a service account or an administrator writes the directory.");
         return;
     }
     memcpy(w->issuer, who->issuer, sizeof(w->issuer));
     memcpy(w->subject, who->subject, sizeof(w->subject));
     memcpy(w->credential_id, who->credential_id, sizeof(w->credential_id));
     w->auth_method = gw_auth_method_name(who->method);
-    begin(v);
+    begin(r);
 }
 
 static void hash_token(const struct gw_scim *scim, const void *token, size_t len,
@@ -427,46 +402,43 @@ static bool is_our_token(struct gw_scim *scim, const struct gw_credential *crede
     return is;
 }
 
-static void authenticate(struct visit *v)
+static void authenticate(struct request *r)
 {
-    struct gw_scim_work *w = &v->work;
-    struct gw_credential credential = gw_auth_credential(v->http);
-    const char *peer = gw_http_peer(v->http);
+    struct gw_scim_work *w = &r->work;
+    struct gw_credential credential = gw_auth_credential(r->visit.http);
+    const char *peer = gw_http_peer(r->visit.http);
     bool access_tokens;
 
-    if (!CHECK("scim.throttle", !blocked(v->scim, peer))) {
-        send_error(v,
+    if (!CHECK("scim.throttle", !blocked(r->scim, peer))) {
+        send_error(r,
                    &(struct gw_scim_error){
                        .status = 429, .detail = "Too many wrong tokens.", .check = "scim.throttle"},
                    "retry-after", "60");
         return;
     }
-    pthread_mutex_lock(&v->scim->lock);
-    access_tokens = v->scim->takes_access_tokens;
-    pthread_mutex_unlock(&v->scim->lock);
-    if (!is_our_token(v->scim, &credential) && access_tokens &&
+    pthread_mutex_lock(&r->scim->lock);
+    access_tokens = r->scim->takes_access_tokens;
+    pthread_mutex_unlock(&r->scim->lock);
+    if (!is_our_token(r->scim, &credential) && access_tokens &&
         (credential.kind == GW_CREDENTIAL_TOKEN || credential.kind == GW_CREDENTIAL_DPOP)) {
-        struct gw_auth_pending *pending = gw_auth_identify(v->scim->options.auth, v->http, identified, v);
-
-        if (!v->work_over)
-            v->pending = pending;
+        gw_visit_identify(&r->visit, r->scim->options.auth, identified);
         return;
     }
-    if (!CHECK("scim.token", is_our_token(v->scim, &credential))) {
-        note_failure(v->scim, peer);
-        fail(v, "scim.token", 401, NULL, "A bearer token is needed.");
+    if (!CHECK("scim.token", is_our_token(r->scim, &credential))) {
+        note_failure(r->scim, peer);
+        fail(r, "scim.token", 401, NULL, "A bearer token is needed.");
         return;
     }
     strcpy(w->issuer, "gatehouse:scim");
     strcpy(w->subject, "scim:token");
     w->auth_method = "scim_token";
-    begin(v);
+    begin(r);
 }
 
 bool gw_scim_handle(struct gw_scim *scim, struct gw_http *http)
 {
     const char *path = gw_http_path(http);
-    struct visit *v;
+    struct request *r;
     bool on, external;
 
     if (scim == NULL || strncmp(path, PREFIX "/", sizeof(PREFIX)) != 0)
@@ -477,18 +449,15 @@ bool gw_scim_handle(struct gw_scim *scim, struct gw_http *http)
     pthread_mutex_unlock(&scim->lock);
     if (!on)
         return false;
-    v = base_zalloc(sizeof(*v));
-    *v = (struct visit){.scim = scim, .http = http, .loop = gw_http_loop(http)};
-    v->work = (struct gw_scim_work){.options = &scim->options,
+    r = base_zalloc(sizeof(*r));
+    *r = (struct request){.scim = scim};
+    r->work = (struct gw_scim_work){.options = &scim->options,
                                     .base_url = scim->base_url,
                                     .key_is_external_id = external,
                                     .query = {.start = -1, .count = -1}};
-    base_buf_init(&v->work.out, ANSWER_MAX);
-    v->starting = true; /* an answer may be sent, and the request closed, before authenticate returns */
-    gw_http_on_closed(http, on_closed, v);
-    authenticate(v);
-    v->starting = false;
-    maybe_free(v);
+    base_buf_init(&r->work.out, ANSWER_MAX);
+    gw_visit_begin(&r->visit, http, request_free, r);
+    authenticate(r);
     return true;
 }
 

@@ -5,9 +5,8 @@
  *         end     own: Redis, is it one of mine? --> Postgres (cuts what is live) --> recorded --> 204
  *
  * Invariants:
- *   1. a struct visit lives until its work is over and the request is closed, whichever is later;
- *   2. `begin`, `identified` and every callback end in exactly one of: the next step, `over`;
- *   3. the index of a person's sessions in Redis is not sealed: whose a session is, its own record says.
+ *   1. `begin`, `identified` and every callback end in exactly one of: the next step, `gw_visit_over`;
+ *   2. the index of a person's sessions in Redis is not sealed: whose a session is, its own record says.
  */
 #include "gateway/session_pages.h"
 
@@ -17,6 +16,7 @@
 #include "base/mem.h"
 #include "gateway/auth_priv.h"
 #include "gateway/form.h"
+#include "gateway/visit.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -25,12 +25,10 @@
 #define OWN_PATH      "/auth/sessions"
 #define ADMIN_PATH    "/auth/admin/sessions"
 
-struct visit {
+struct request {
     struct gw_auth *auth;
-    struct gw_http *http; /* NULL once closed */
-    struct gw_loop *loop;
-    struct gw_auth_pending *pending;
-    bool admin, starting, work_over;
+    struct gw_visit visit;
+    bool admin;
     struct gw_principal who;
     char id[GW_SESSION_ID_LEN + 1];                      /* to be ended; "": list */
     char issuer[GW_ISSUER_MAX], subject[GW_SUBJECT_MAX]; /* asked for; "": everybody's */
@@ -38,33 +36,12 @@ struct visit {
     bool found;
 };
 
-/* ---- life ---- */
-
-static void maybe_free(struct visit *v)
+static void request_free(void *owner)
 {
-    if (v->http != NULL || !v->work_over || v->starting)
-        return;
-    base_buf_free(&v->list);
-    free(v);
-}
+    struct request *r = owner;
 
-static void on_closed(void *user)
-{
-    struct visit *v = user;
-
-    v->http = NULL;
-    if (v->pending != NULL) { /* nobody waits for it */
-        gw_auth_forget(v->pending);
-        v->pending = NULL;
-        v->work_over = true;
-    }
-    maybe_free(v);
-}
-
-static void over(struct visit *v)
-{
-    v->work_over = true;
-    maybe_free(v);
+    base_buf_free(&r->list);
+    free(r);
 }
 
 /* ---- answers ---- */
@@ -80,16 +57,16 @@ static void send_error(struct gw_http *http, enum gw_api_code code, const char *
     gw_http_send(http, gw_api_status(code), headers, allow != NULL ? 3 : 2, body.data, body.len);
 }
 
-static void fail(struct visit *v, enum gw_api_code code)
+static void fail(struct request *r, enum gw_api_code code)
 {
-    if (v->http != NULL)
-        send_error(v->http, code, NULL);
-    over(v);
+    if (r->visit.http != NULL)
+        send_error(r->visit.http, code, NULL);
+    gw_visit_over(&r->visit);
 }
 
-static void fail_by_store(struct visit *v)
+static void fail_by_store(struct request *r)
 {
-    fail(v, gw_auth_api_code(GW_AUTH_UNAVAILABLE));
+    fail(r, gw_auth_api_code(GW_AUTH_UNAVAILABLE));
 }
 
 /* ---- list ---- */
@@ -100,11 +77,11 @@ static void put_text(struct base_buf *out, const char *name, const char *text)
     base_buf_append_json(out, text, strlen(text));
 }
 
-static void put_session(struct visit *v, const struct gw_session_record *session, const char *id)
+static void put_session(struct request *r, const struct gw_session_record *session, const char *id)
 {
-    struct base_buf *out = &v->list;
+    struct base_buf *out = &r->list;
     char started[BASE_RFC3339_MAX], seen[BASE_RFC3339_MAX], expires[BASE_RFC3339_MAX];
-    bool current = v->who.method == GW_AUTH_SESSION && strcmp(id, v->who.credential_id) == 0;
+    bool current = r->who.method == GW_AUTH_SESSION && strcmp(id, r->who.credential_id) == 0;
 
     base_rfc3339(session->started_us, started);
     base_rfc3339(session->seen_us, seen);
@@ -116,7 +93,7 @@ static void put_session(struct visit *v, const struct gw_session_record *session
                     current ? "true" : "false");
     put_text(out, "from", session->from);
     put_text(out, "provider", session->provider);
-    if (v->admin) {
+    if (r->admin) {
         put_text(out, "issuer", session->who.issuer);
         put_text(out, "subject", session->who.subject);
         put_text(out, "name", session->name);
@@ -126,149 +103,141 @@ static void put_session(struct visit *v, const struct gw_session_record *session
 
 static void on_each(const struct gw_session_record *session, const char *id, void *user)
 {
-    struct visit *v = user;
+    struct request *r = user;
 
-    if (v->subject[0] != '\0' && !CHECK("sessions.subject", strcmp(session->who.subject, v->subject) == 0))
+    if (r->subject[0] != '\0' && !CHECK("sessions.subject", strcmp(session->who.subject, r->subject) == 0))
         return;
-    if (v->issuer[0] != '\0' && !CHECK("sessions.issuer", strcmp(session->who.issuer, v->issuer) == 0))
+    if (r->issuer[0] != '\0' && !CHECK("sessions.issuer", strcmp(session->who.issuer, r->issuer) == 0))
         return;
-    if (v->id[0] == '\0')
-        put_session(v, session, id);
-    else if (strcmp(id, v->id) == 0)
-        v->found = true;
+    if (r->id[0] == '\0')
+        put_session(r, session, id);
+    else if (strcmp(id, r->id) == 0)
+        r->found = true;
 }
 
 static void on_listed(enum base_code rc, const struct gw_session_record *none, void *user)
 {
-    struct visit *v = user;
+    struct request *r = user;
     const struct gw_header headers[] = {{"content-type", "application/json"}, {"cache-control", "no-store"}};
 
     (void)none;
-    if (v->list.len == 0)
-        base_buf_append_str(&v->list, "{\"sessions\":[");
-    base_buf_append_str(&v->list, "]}");
-    if (rc != BASE_OK || v->list.failed) {
-        fail_by_store(v);
+    if (r->list.len == 0)
+        base_buf_append_str(&r->list, "{\"sessions\":[");
+    base_buf_append_str(&r->list, "]}");
+    if (rc != BASE_OK || r->list.failed) {
+        fail_by_store(r);
         return;
     }
-    if (v->http != NULL)
-        gw_http_send(v->http, 200, headers, BASE_ARRAY_LEN(headers), v->list.data, v->list.len);
-    over(v);
+    if (r->visit.http != NULL)
+        gw_http_send(r->visit.http, 200, headers, BASE_ARRAY_LEN(headers), r->list.data, r->list.len);
+    gw_visit_over(&r->visit);
 }
 
 /* ---- end ---- */
 
 static void on_ended(enum base_code rc, const struct gw_session_record *none, void *user)
 {
-    struct visit *v = user;
-    const struct gw_auth_options *o = &v->auth->options;
+    struct request *r = user;
+    const struct gw_auth_options *o = &r->auth->options;
     struct gw_header headers[2] = {{"cache-control", "no-store"}};
     char cookie[GW_SET_COOKIE_MAX];
     unsigned n = 1;
 
     (void)none;
     if (rc != BASE_OK) {
-        fail_by_store(v);
+        fail_by_store(r);
         return;
     }
     if (o->record != NULL) /* over it is, recorded or not: there is no way back */
-        o->record("session.end", &v->who, v->id, o->record_user);
-    if (v->who.method == GW_AUTH_SESSION && strcmp(v->id, v->who.credential_id) == 0) {
+        o->record("session.end", &r->who, r->id, o->record_user);
+    if (r->who.method == GW_AUTH_SESSION && strcmp(r->id, r->who.credential_id) == 0) {
         gw_cookie_render(NULL, 0, cookie);
         headers[n++] = (struct gw_header){"set-cookie", cookie};
     }
-    if (v->http != NULL)
-        gw_http_send(v->http, 204, headers, n, "", 0);
-    over(v);
+    if (r->visit.http != NULL)
+        gw_http_send(r->visit.http, 204, headers, n, "", 0);
+    gw_visit_over(&r->visit);
 }
 
-static void end(struct visit *v)
+static void end(struct request *r)
 {
-    gw_auth_end_session(v->auth, v->loop, v->id,
-                        v->admin ? "ended by an administrator" : "ended by its person", on_ended, v);
+    gw_auth_end_session(r->auth, r->visit.loop, r->id,
+                        r->admin ? "ended by an administrator" : "ended by its person", on_ended, r);
 }
 
 static void on_looked_up(enum base_code rc, const struct gw_session_record *none, void *user)
 {
-    struct visit *v = user;
+    struct request *r = user;
 
     (void)none;
     if (rc != BASE_OK)
-        fail_by_store(v);
-    else if (!CHECK("sessions.own", v->found))
-        fail(v, GW_API_NOT_FOUND);
+        fail_by_store(r);
+    else if (!CHECK("sessions.own", r->found))
+        fail(r, GW_API_NOT_FOUND);
     else
-        end(v);
+        end(r);
 }
 
 /* ---- who asks ---- */
 
-static void begin(struct visit *v)
+static void begin(struct request *r)
 {
-    struct gw_sessions *sessions = v->auth->options.sessions;
+    struct gw_sessions *sessions = r->auth->options.sessions;
 
-    if (!v->admin) { /* a session: the query is not looked at */
-        memcpy(v->issuer, v->who.issuer, sizeof(v->issuer));
-        memcpy(v->subject, v->who.subject, sizeof(v->subject));
+    if (!r->admin) { /* a session: the query is not looked at */
+        memcpy(r->issuer, r->who.issuer, sizeof(r->issuer));
+        memcpy(r->subject, r->who.subject, sizeof(r->subject));
     }
-    if (v->admin && v->id[0] != '\0')
-        end(v);
-    else if (v->issuer[0] != '\0')
-        gw_sessions_list(sessions, v->loop, v->issuer, v->subject, on_each,
-                         v->id[0] != '\0' ? on_looked_up : on_listed, v);
+    if (r->admin && r->id[0] != '\0')
+        end(r);
+    else if (r->issuer[0] != '\0')
+        gw_sessions_list(sessions, r->visit.loop, r->issuer, r->subject, on_each,
+                         r->id[0] != '\0' ? on_looked_up : on_listed, r);
     else
-        gw_sessions_list(sessions, v->loop, "", "", on_each, on_listed, v);
+        gw_sessions_list(sessions, r->visit.loop, "", "", on_each, on_listed, r);
 }
 
 static void identified(enum gw_auth_result result, const struct gw_principal *who, void *user)
 {
-    struct visit *v = user;
+    struct request *r = user;
 
-    v->pending = NULL;
     if (result != GW_AUTH_OK)
-        fail(v, gw_auth_api_code(result));
-    else if (v->admin && !CHECK("sessions.admin", who->is_admin))
-        fail(v, GW_API_ADMIN_REQUIRED);
-    else if (!v->admin &&
+        fail(r, gw_auth_api_code(result));
+    else if (r->admin && !CHECK("sessions.admin", who->is_admin))
+        fail(r, GW_API_ADMIN_REQUIRED);
+    else if (!r->admin &&
              !CHECK("sessions.is_session", who->method == GW_AUTH_SESSION)) /* a key has no sessions */
-        fail(v, gw_auth_api_code(GW_AUTH_REFUSED));
+        fail(r, gw_auth_api_code(GW_AUTH_REFUSED));
     else {
-        v->who = *who;
-        begin(v);
+        r->who = *who;
+        begin(r);
     }
 }
 
 /* False: the query cannot be read in one way. */
-static bool read_query(struct visit *v)
+static bool read_query(struct request *r)
 {
-    const char *query = gw_http_query(v->http);
-    enum base_code subject = gw_form_get(query, strlen(query), "subject", v->subject, sizeof(v->subject));
-    enum base_code issuer = gw_form_get(query, strlen(query), "issuer", v->issuer, sizeof(v->issuer));
+    const char *query = gw_http_query(r->visit.http);
+    enum base_code subject = gw_form_get(query, strlen(query), "subject", r->subject, sizeof(r->subject));
+    enum base_code issuer = gw_form_get(query, strlen(query), "issuer", r->issuer, sizeof(r->issuer));
 
     if ((subject != BASE_OK && subject != BASE_NOT_FOUND) || (issuer != BASE_OK && issuer != BASE_NOT_FOUND))
         return false;
-    return v->issuer[0] == '\0' || v->subject[0] != '\0';
+    return r->issuer[0] == '\0' || r->subject[0] != '\0';
 }
 
-static void visit(struct gw_auth *auth, struct gw_http *http, bool admin, const char *id)
+static void start(struct gw_auth *auth, struct gw_http *http, bool admin, const char *id)
 {
-    struct visit *v = base_zalloc(sizeof(*v));
-    struct gw_auth_pending *pending;
+    struct request *r = base_zalloc(sizeof(*r));
 
-    *v = (struct visit){.auth = auth, .http = http, .loop = gw_http_loop(http), .admin = admin};
-    base_buf_init(&v->list, LIST_JSON_MAX);
-    snprintf(v->id, sizeof(v->id), "%s", id);
-    v->starting = true; /* an answer may be sent, and the request closed, before identify returns */
-    gw_http_on_closed(http, on_closed, v);
-    if (admin && !read_query(v)) {
-        v->work_over = true;
-        send_error(http, GW_API_INVALID_VALUE, NULL);
-    } else {
-        pending = gw_auth_identify(auth, http, identified, v);
-        v->pending = pending;
-    }
-    v->starting = false;
-    maybe_free(v);
+    *r = (struct request){.auth = auth, .admin = admin};
+    base_buf_init(&r->list, LIST_JSON_MAX);
+    snprintf(r->id, sizeof(r->id), "%s", id);
+    gw_visit_begin(&r->visit, http, request_free, r);
+    if (admin && !read_query(r))
+        fail(r, GW_API_INVALID_VALUE);
+    else
+        gw_visit_identify(&r->visit, auth, identified);
 }
 
 /* ---- routes ---- */
@@ -289,7 +258,7 @@ bool gw_session_pages_handle(struct gw_auth *auth, struct gw_http *http)
     if (rest[0] != '\0' && (rest[0] != '/' || !is_session_id(rest + 1)))
         return false;
     if (strcmp(method, rest[0] == '\0' ? "GET" : "DELETE") == 0)
-        visit(auth, http, admin, rest[0] == '\0' ? "" : rest + 1);
+        start(auth, http, admin, rest[0] == '\0' ? "" : rest + 1);
     else
         send_error(http, GW_API_METHOD_NOT_ALLOWED, rest[0] == '\0' ? "GET" : "DELETE");
     return true;

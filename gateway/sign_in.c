@@ -34,8 +34,10 @@
 
 /* ---- life ---- */
 
-static void sign_in_free(struct sign_in *s)
+static void sign_in_free(void *owner)
 {
+    struct sign_in *s = owner;
+
     gw_runtime_unref(s->runtime);
     base_arena_unref(s->arena);
     if (s->request.data != NULL)
@@ -46,30 +48,11 @@ static void sign_in_free(struct sign_in *s)
     free(s);
 }
 
-static void on_closed(void *user)
-{
-    struct sign_in *s = user;
-
-    s->http = NULL;
-    if (s->over)
-        sign_in_free(s);
-}
-
-/* The last thing that a step does. */
-void gw_sign_in_over(struct sign_in *s)
-{
-    s->over = true;
-    if (s->http == NULL)
-        sign_in_free(s);
-}
-
 struct sign_in *gw_sign_in_new(struct gw_app *app, struct gw_http *http, const char *provider)
 {
     struct sign_in *s = base_zalloc(sizeof(*s));
 
     s->app = app;
-    s->http = http;
-    s->loop = gw_http_loop(http);
     s->started_us = base_mono_us();
     s->runtime = gw_app_runtime(app);
     s->provider = provider != NULL ? pol_provider_find(gw_runtime_policy(s->runtime), provider) : NULL;
@@ -77,7 +60,7 @@ struct sign_in *gw_sign_in_new(struct gw_app *app, struct gw_http *http, const c
     base_arena_wipe_on_free(s->arena);
     s->request = BASE_BUF_INIT(GW_SIGN_IN_REQUEST_MAX);
     snprintf(s->request_id, sizeof(s->request_id), "%s", gw_http_request_id(http));
-    gw_http_on_closed(http, on_closed, s);
+    gw_visit_begin(&s->visit, http, sign_in_free, s);
     return s;
 }
 
@@ -104,7 +87,7 @@ static void send_failure(struct sign_in *s, int status, const char *heading, con
     auto_buf struct base_buf page = BASE_BUF_INIT(GW_PAGE_MAX);
     char cookie[GW_SIGN_IN_COOKIE_MAX];
 
-    if (s->http == NULL)
+    if (s->visit.http == NULL)
         return;
     gw_page_begin(&page, heading, sentence);
     base_buf_append_str(
@@ -112,7 +95,7 @@ static void send_failure(struct sign_in *s, int status, const char *heading, con
     base_buf_printf(&page, "If it fails again, give this number to your administrator: %s</p>",
                     s->request_id);
     gw_sign_in_seal(NULL, NULL, GW_SIGN_IN_OIDC, cookie);
-    gw_page_send(s->http, status, &page, &(struct gw_header){"set-cookie", cookie});
+    gw_page_send(s->visit.http, status, &page, &(struct gw_header){"set-cookie", cookie});
 }
 
 /* The end of a sign-in that something brought was against. */
@@ -133,7 +116,7 @@ void gw_sign_in_refuse(struct sign_in *s, const char *check, const char *detail)
     else
         send_failure(s, 403, "This sign-in did not work",
                      "It may have taken too long, or was started in another window. Please start over.");
-    gw_sign_in_over(s);
+    gw_visit_over(&s->visit);
 }
 
 /* The end of one that could not be finished: nobody is to blame. */
@@ -147,7 +130,7 @@ void gw_sign_in_unavailable(struct sign_in *s, const char *check, const char *de
     send_failure(
         s, 503, "Sign-in is not possible right now",
         "The service that knows your company account does not answer. Please try again in a minute.");
-    gw_sign_in_over(s);
+    gw_visit_over(&s->visit);
 }
 
 /* Reads a reply into s->reply. False: the sign-in has ended. */
@@ -178,7 +161,7 @@ void gw_sign_in_call(struct sign_in *s, gw_sso_fn *done)
                                s->request.failed ? "the request is too long" : "no provider is configured");
         return;
     }
-    gw_sso_call(s->app->sso, s->loop, s->request.data, s->request.len, GW_SIGN_IN_CALL_MS, done, s);
+    gw_sso_call(s->app->sso, s->visit.loop, s->request.data, s->request.len, GW_SIGN_IN_CALL_MS, done, s);
 }
 
 void gw_sign_in_own_url(const struct sign_in *s, const char *what, char out[GW_SIGN_IN_URL_MAX])
@@ -198,10 +181,10 @@ static void send_to_provider(struct sign_in *s)
                                         {"referrer-policy", "no-referrer"}};
 
     gw_sign_in_seal(s->app->auth->options.key_pepper, &s->state, s->state.kind, cookie);
-    if (s->http != NULL)
-        gw_http_send(s->http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
+    if (s->visit.http != NULL)
+        gw_http_send(s->visit.http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
     base_wipe(cookie, sizeof(cookie));
-    gw_sign_in_over(s);
+    gw_visit_over(&s->visit);
 }
 
 static void on_start(enum base_code rc, const char *json, size_t len, void *user)
@@ -224,7 +207,7 @@ static void on_start(enum base_code rc, const char *json, size_t len, void *user
 static void start(struct sign_in *s)
 {
     enum gw_sign_in_kind kind = s->provider->kind == POL_PROVIDER_SAML ? GW_SIGN_IN_SAML : GW_SIGN_IN_OIDC;
-    const char *query = gw_http_query(s->http);
+    const char *query = gw_http_query(s->visit.http);
     char return_to[GW_RETURN_TO_MAX] = "", url[GW_SIGN_IN_URL_MAX], challenge[GW_SIGN_IN_TEXT];
 
     gw_form_get(query, strlen(query), "return_to", return_to, sizeof(return_to));
@@ -253,7 +236,7 @@ static void send_back(struct sign_in *s)
 
     gw_cookie_render(s->token, s->app->auth->options.session_absolute_s, cookie);
     gw_sign_in_seal(NULL, NULL, s->state.kind, used);
-    gw_http_send(s->http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
+    gw_http_send(s->visit.http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
     base_wipe(cookie, sizeof(cookie));
 }
 
@@ -262,15 +245,15 @@ static void succeed(struct sign_in *s)
 {
     const struct gw_principal *who = &s->session.who;
 
-    if (s->http != NULL && gw_sign_in_record(s, "sso.sign_in", s->provider->name) &&
+    if (s->visit.http != NULL && gw_sign_in_record(s, "sso.sign_in", s->provider->name) &&
         gw_sign_in_record(s, "session.start", who->credential_id)) {
         count(s, "ok");
         gw_metric_observe(GW_M_SIGN_IN, "", (double)(base_mono_us() - s->started_us) / 1e6);
         send_back(s);
-        gw_sign_in_over(s);
+        gw_visit_over(&s->visit);
         return;
     }
-    gw_sessions_discard(s->app->sessions, s->loop, s->token);
+    gw_sessions_discard(s->app->sessions, s->visit.loop, s->token);
     gw_sign_in_record(s, "session.end", who->credential_id);
     gw_sign_in_unavailable(s, "signin.record", "the sign-in could not be recorded, or the browser has left");
 }
@@ -281,7 +264,7 @@ static void old_revoked(enum base_code rc, const struct gw_session_record *none,
 
     (void)none;
     if (rc == BASE_OK)
-        gw_sessions_discard(s->app->sessions, s->loop, s->old_token);
+        gw_sessions_discard(s->app->sessions, s->visit.loop, s->old_token);
     succeed(s);
 }
 
@@ -292,7 +275,8 @@ static void old_known(enum base_code rc, const struct gw_session_record *old, vo
     if (rc != BASE_OK) /* none, or it cannot be found: it ends by its limits */
         succeed(s);
     else
-        gw_auth_end_session(s->app->auth, s->loop, old->who.credential_id, "signed in anew", old_revoked, s);
+        gw_auth_end_session(s->app->auth, s->visit.loop, old->who.credential_id, "signed in anew",
+                            old_revoked, s);
 }
 
 static void on_session(enum base_code rc, const struct gw_session_record *session, void *user)
@@ -305,7 +289,7 @@ static void on_session(enum base_code rc, const struct gw_session_record *sessio
     }
     s->session.who = session->who;
     if (s->old_token[0] != '\0')
-        gw_sessions_get(s->app->sessions, s->loop, s->old_token, old_known, s);
+        gw_sessions_get(s->app->sessions, s->visit.loop, s->old_token, old_known, s);
     else
         succeed(s);
 }
@@ -369,7 +353,7 @@ static void begin_session(struct sign_in *s)
     if (s->reply.session_ends_at > 0)
         s->session.expires_at_us = s->reply.session_ends_at * 1000000;
     gw_token_create(s->app->auth->options.key_pepper, GW_TOKEN_SESSION, s->token);
-    gw_sessions_start(s->app->sessions, s->loop, s->token, &s->session, on_session, s);
+    gw_sessions_start(s->app->sessions, s->visit.loop, s->token, &s->session, on_session, s);
 }
 
 /* ---- back from the provider ---- */
@@ -400,7 +384,7 @@ static void on_finish(enum base_code rc, const char *json, size_t len, void *use
     else if (s->reply.assertion_id == NULL)
         gw_sign_in_unavailable(s, "sso.call", "gatehouse-sso named no assertion");
     else
-        gw_sessions_use_once(s->app->sessions, s->loop, "saml_assertion", s->reply.assertion_id,
+        gw_sessions_use_once(s->app->sessions, s->visit.loop, "saml_assertion", s->reply.assertion_id,
                              s->reply.assertion_expires_at + 600, on_assertion_used, s);
 }
 
@@ -421,7 +405,7 @@ static void on_state_used(enum base_code rc, const struct gw_session_record *non
 static const char *check_state(struct sign_in *s, enum gw_sign_in_kind kind, const char *state)
 {
     size_t len = 0, state_len = strlen(state);
-    const char *header = gw_http_header(s->http, "cookie", &len);
+    const char *header = gw_http_header(s->visit.http, "cookie", &len);
     int64_t age_s;
 
     if (header == NULL ||
@@ -442,15 +426,15 @@ static const char *check_state(struct sign_in *s, enum gw_sign_in_kind kind, con
 
 static void use_state(struct sign_in *s)
 {
-    gw_auth_old_token(s->app->auth, s->http, s->old_token);
-    snprintf(s->session.from, sizeof(s->session.from), "%s", gw_http_peer(s->http));
-    gw_sessions_use_once(s->app->sessions, s->loop, "sign_in", s->state.state,
+    gw_auth_old_token(s->app->auth, s->visit.http, s->old_token);
+    snprintf(s->session.from, sizeof(s->session.from), "%s", gw_http_peer(s->visit.http));
+    gw_sessions_use_once(s->app->sessions, s->visit.loop, "sign_in", s->state.state,
                          s->state.created_s + 2 * GW_SIGN_IN_VALID_S, on_state_used, s);
 }
 
 static void callback(struct sign_in *s)
 {
-    const char *query = gw_http_query(s->http), *wrong;
+    const char *query = gw_http_query(s->visit.http), *wrong;
     size_t len = strlen(query);
     char state[128] = "", error[128] = "", iss[POL_ISSUER_MAX + 8] = "", url[GW_SIGN_IN_URL_MAX];
     auto_free char *code = NULL;
@@ -489,7 +473,7 @@ static void callback(struct sign_in *s)
 static void acs(struct sign_in *s)
 {
     size_t len = 0;
-    const char *body = gw_http_body(s->http, &len), *wrong;
+    const char *body = gw_http_body(s->visit.http, &len), *wrong;
     auto_free char *response = NULL;
     auto_free char *state = NULL;
     char url[GW_SIGN_IN_URL_MAX];
@@ -523,11 +507,12 @@ static void on_metadata(enum base_code rc, const char *json, size_t len, void *u
 
     if (!gw_sign_in_take_reply(s, rc, json, len))
         return;
-    if (s->http != NULL && s->reply.xml != NULL)
-        gw_http_send(s->http, 200, headers, BASE_ARRAY_LEN(headers), s->reply.xml, strlen(s->reply.xml));
-    else if (s->http != NULL)
+    if (s->visit.http != NULL && s->reply.xml != NULL)
+        gw_http_send(s->visit.http, 200, headers, BASE_ARRAY_LEN(headers), s->reply.xml,
+                     strlen(s->reply.xml));
+    else if (s->visit.http != NULL)
         send_failure(s, 503, "Not now", "The metadata cannot be made right now.");
-    gw_sign_in_over(s);
+    gw_visit_over(&s->visit);
 }
 
 static void metadata(struct sign_in *s)
@@ -653,7 +638,7 @@ bool gw_sign_in_handle(struct gw_app *app, struct gw_http *http)
         s = gw_sign_in_new(app, http, name);
         if (s->provider == NULL || s->provider->kind != kind) {
             gw_send_error(http, &(struct gw_api_error){.code = GW_API_NOT_FOUND});
-            gw_sign_in_over(s);
+            gw_visit_over(&s->visit);
         } else {
             routes[i].fn(s);
         }

@@ -7,6 +7,7 @@
 #include "gateway/sign_in_state.h"
 #include "gateway/codec_sso.h"
 #include "gateway/sso_client.h"
+#include "gateway/visit.h"
 
 #define GW_SIGN_IN_CALL_MS      15000u
 #define GW_SIGN_IN_RESPONSE_MAX (700u << 10) /* half a megabyte of XML in base64 */
@@ -16,9 +17,7 @@
 
 struct sign_in {
     struct gw_app *app;
-    struct gw_http *http; /* NULL once closed */
-    struct gw_loop *loop;
-    bool over;
+    struct gw_visit visit;
     uint64_t started_us;
     char request_id[GW_REQUEST_ID_LEN + 1];
     struct gw_runtime *runtime;
@@ -32,10 +31,8 @@ struct sign_in {
     size_t n_revoked; /* of a logout request's sessions */
 };
 
-/* provider NULL: not known yet. Lives until its last step has come (over) and the request is closed. */
+/* provider NULL: not known yet. */
 struct sign_in *gw_sign_in_new(struct gw_app *app, struct gw_http *http, const char *provider);
-/* The last thing that a step does. */
-void gw_sign_in_over(struct sign_in *s);
 bool gw_sign_in_record(struct sign_in *s, const char *action, const char *target);
 /* The end of one that something brought was against: recorded, logged, our own words to the browser. */
 void gw_sign_in_refuse(struct sign_in *s, const char *check, const char *detail);

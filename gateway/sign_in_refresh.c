@@ -23,9 +23,9 @@
 
 static void send_api_error(struct sign_in *s, enum gw_auth_result result)
 {
-    if (s->http != NULL)
-        gw_send_error(s->http, &(struct gw_api_error){.code = gw_auth_api_code(result)});
-    gw_sign_in_over(s);
+    if (s->visit.http != NULL)
+        gw_send_error(s->visit.http, &(struct gw_api_error){.code = gw_auth_api_code(result)});
+    gw_visit_over(&s->visit);
 }
 
 static void on_refresh_revoked(enum base_code rc, const struct gw_session_record *none, void *user)
@@ -47,9 +47,9 @@ static void on_rotated(enum base_code rc, const struct gw_session_record *sessio
         return;
     }
     gw_sign_in_record(s, "session.refresh", s->session.who.credential_id);
-    if (s->http != NULL)
-        gw_auth_send_session(s->app->auth, s->http, s->token, session, true);
-    gw_sign_in_over(s);
+    if (s->visit.http != NULL)
+        gw_auth_send_session(s->app->auth, s->visit.http, s->token, session, true);
+    gw_visit_over(&s->visit);
 }
 
 /* The provider's word is the last: refused, or no role any more, ends the session at once. */
@@ -73,13 +73,14 @@ static void on_refreshed(enum base_code rc, const char *json, size_t len, void *
                  LOG_STR("check", s->reply.ok ? check : s->reply.check),
                  LOG_STR("detail", s->reply.ok ? "" : s->reply.detail));
         s->session.who = before;
-        gw_auth_end_session(s->app->auth, s->loop, before.credential_id, "the provider refuses it",
+        gw_auth_end_session(s->app->auth, s->visit.loop, before.credential_id, "the provider refuses it",
                             on_refresh_revoked, s);
         return;
     }
     memcpy(s->session.who.credential_id, before.credential_id, sizeof(before.credential_id));
     gw_token_create(s->app->auth->options.key_pepper, GW_TOKEN_SESSION, s->token);
-    gw_sessions_rotate_end(s->app->sessions, s->loop, s->old_token, s->token, &s->session, on_rotated, s);
+    gw_sessions_rotate_end(s->app->sessions, s->visit.loop, s->old_token, s->token, &s->session, on_rotated,
+                           s);
 }
 
 static char *dup_or_null(const char *text)
@@ -101,13 +102,14 @@ static void on_rotate_begun(enum base_code rc, const struct gw_session_record *s
     s->session.logout_hint = dup_or_null(session->logout_hint);
     s->provider = pol_provider_find(gw_runtime_policy(s->runtime), session->provider);
     if (s->provider == NULL || session->refresh_token == NULL || s->app->sso == NULL) {
-        gw_auth_end_session(s->app->auth, s->loop, s->session.who.credential_id,
+        gw_auth_end_session(s->app->auth, s->visit.loop, s->session.who.credential_id,
                             "its provider is not configured any more", on_refresh_revoked, s);
         return;
     }
     gw_sso_encode(&s->request, "oidc_refresh", "provider", s->provider->name, "refresh_token",
                   session->refresh_token, "subject", session->who.subject, NULL);
-    gw_sso_call(s->app->sso, s->loop, s->request.data, s->request.len, GW_SIGN_IN_CALL_MS, on_refreshed, s);
+    gw_sso_call(s->app->sso, s->visit.loop, s->request.data, s->request.len, GW_SIGN_IN_CALL_MS, on_refreshed,
+                s);
 }
 
 void gw_sign_in_refresh(struct gw_app *app, struct gw_http *http)
@@ -124,5 +126,5 @@ void gw_sign_in_refresh(struct gw_app *app, struct gw_http *http)
     }
     s = gw_sign_in_new(app, http, NULL);
     memcpy(s->old_token, cookie.text, GW_TOKEN_LEN);
-    gw_sessions_rotate_begin(app->sessions, s->loop, s->old_token, on_rotate_begun, s);
+    gw_sessions_rotate_begin(app->sessions, s->visit.loop, s->old_token, on_rotate_begun, s);
 }

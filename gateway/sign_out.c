@@ -28,9 +28,9 @@ static void send_logout_answer(struct sign_in *s, int status, const char *error)
     char body[96];
     int n = snprintf(body, sizeof(body), error != NULL ? "{\"error\":\"%s\"}" : "{}", error);
 
-    if (s->http != NULL)
-        gw_http_send(s->http, status, headers, BASE_ARRAY_LEN(headers), body, (size_t)n);
-    gw_sign_in_over(s);
+    if (s->visit.http != NULL)
+        gw_http_send(s->visit.http, status, headers, BASE_ARRAY_LEN(headers), body, (size_t)n);
+    gw_visit_over(&s->visit);
 }
 
 static void on_logged_out(enum base_code rc, const struct gw_session_record *none, void *user)
@@ -54,10 +54,10 @@ static void on_jti_used(enum base_code rc, const struct gw_session_record *none,
     else if (rc != BASE_OK && rc != BASE_EXISTS)
         send_logout_answer(s, 503, "temporarily_unavailable");
     else if (r->sid != NULL && r->sid[0] != '\0')
-        gw_sessions_revoke(s->app->sessions, s->loop, GW_REVOKE_SID, r->issuer, r->sid,
+        gw_sessions_revoke(s->app->sessions, s->visit.loop, GW_REVOKE_SID, r->issuer, r->sid,
                            "logout at the provider", on_logged_out, s);
     else
-        gw_sessions_revoke(s->app->sessions, s->loop, GW_REVOKE_PERSON, r->issuer, r->subject,
+        gw_sessions_revoke(s->app->sessions, s->visit.loop, GW_REVOKE_PERSON, r->issuer, r->subject,
                            "logout at the provider", on_logged_out, s);
 }
 
@@ -88,13 +88,13 @@ static void on_logout_token(enum base_code rc, const char *json, size_t len, voi
     if (s->reply.expires_at > keep_s)
         keep_s = s->reply.expires_at;
     snprintf(once, sizeof(once), "%s %s", s->reply.issuer, s->reply.jti);
-    gw_sessions_use_once(s->app->sessions, s->loop, "logout_token", once, keep_s, on_jti_used, s);
+    gw_sessions_use_once(s->app->sessions, s->visit.loop, "logout_token", once, keep_s, on_jti_used, s);
 }
 
 void gw_sign_out_backchannel(struct sign_in *s)
 {
     size_t len = 0;
-    const char *body = gw_http_body(s->http, &len);
+    const char *body = gw_http_body(s->visit.http, &len);
     auto_free char *token = NULL;
 
     if (s->app->sso == NULL || gw_form_dup(body, len, "logout_token", TOKEN_MAX, &token) != BASE_OK) {
@@ -103,8 +103,8 @@ void gw_sign_out_backchannel(struct sign_in *s)
     }
     gw_sso_encode(&s->request, "oidc_logout_token", "provider", s->provider->name, "logout_token", token,
                   NULL);
-    gw_sso_call(s->app->sso, s->loop, s->request.data, s->request.len, GW_SIGN_IN_CALL_MS, on_logout_token,
-                s);
+    gw_sso_call(s->app->sso, s->visit.loop, s->request.data, s->request.len, GW_SIGN_IN_CALL_MS,
+                on_logout_token, s);
 }
 
 /* ---- SAML single logout ---- */
@@ -119,9 +119,9 @@ static void slo_done(struct sign_in *s)
                                         {"referrer-policy", "no-referrer"}};
 
     gw_cookie_render(NULL, 0, cookie);
-    if (s->http != NULL)
-        gw_http_send(s->http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
-    gw_sign_in_over(s);
+    if (s->visit.http != NULL)
+        gw_http_send(s->visit.http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
+    gw_visit_over(&s->visit);
 }
 
 static void revoke_next(struct sign_in *s);
@@ -143,10 +143,10 @@ static void revoke_next(struct sign_in *s)
     const struct gw_sso_reply *r = &s->reply;
 
     if (s->n_revoked < r->n_session_indexes)
-        gw_sessions_revoke(s->app->sessions, s->loop, GW_REVOKE_SID, r->issuer,
+        gw_sessions_revoke(s->app->sessions, s->visit.loop, GW_REVOKE_SID, r->issuer,
                            r->session_indexes[s->n_revoked++], "logout at the provider", on_slo_revoked, s);
     else if (r->n_session_indexes == 0 && s->n_revoked++ == 0)
-        gw_sessions_revoke(s->app->sessions, s->loop, GW_REVOKE_PERSON, r->issuer, r->name_id,
+        gw_sessions_revoke(s->app->sessions, s->visit.loop, GW_REVOKE_PERSON, r->issuer, r->name_id,
                            "logout at the provider", on_slo_revoked, s);
     else {
         gw_sign_in_record(s, "sso.logout", s->provider->name);
@@ -186,14 +186,15 @@ static void on_slo(enum base_code rc, const char *json, size_t len, void *user)
     }
     gw_principal_fill(&s->session.who, s->reply.issuer, s->reply.name_id, "default", "");
     snprintf(once, sizeof(once), "%s %s", s->reply.issuer, s->reply.request_id);
-    gw_sessions_use_once(s->app->sessions, s->loop, "saml_logout", once, s->reply.expires_at, on_slo_used, s);
+    gw_sessions_use_once(s->app->sessions, s->visit.loop, "saml_logout", once, s->reply.expires_at,
+                         on_slo_used, s);
 }
 
 void gw_sign_out_slo(struct sign_in *s)
 {
-    bool post = strcmp(gw_http_method(s->http), "POST") == 0;
+    bool post = strcmp(gw_http_method(s->visit.http), "POST") == 0;
     size_t len = 0;
-    const char *body = gw_http_body(s->http, &len), *query = gw_http_query(s->http);
+    const char *body = gw_http_body(s->visit.http, &len), *query = gw_http_query(s->visit.http);
     const char *text = post ? body : query;
     size_t text_len = post ? len : strlen(query);
     char url[GW_SIGN_IN_URL_MAX], relay[128] = "";

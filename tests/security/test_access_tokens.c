@@ -4,7 +4,9 @@
 #include "base/mem.h"
 #include "gateway/sessions.h"
 
+#include <arpa/inet.h>
 #include <pthread.h>
+#include <unistd.h>
 
 /* How often gatehouse-sso was asked. */
 static unsigned asked(void)
@@ -117,6 +119,31 @@ static void test_token__single_flight(void)
     for (unsigned i = 0; i < 12; i++)
         CHECK(askers[i].good);
     CHECK(asked() - before <= 2); /* one for each loop */
+}
+
+/* Whoever leaves before it is known who that is: what was made for the request ends then, and the answer finds nobody. */
+static void test_token__client_leaves_while_it_is_checked(void)
+{
+    const char *token = token_of(&(struct token){.subject = "leaver", .more = ",\"delay_ms\":300"});
+    const struct sockaddr_in to = {.sin_family = AF_INET,
+                                   .sin_port = htons(gw_server_port(gate->server, 0)),
+                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    static const char *const paths[] = {"/auth/sessions", "/auth/admin/sessions"};
+    int fds[BASE_ARRAY_LEN(paths)];
+    unsigned before = asked();
+
+    for (size_t i = 0; i < BASE_ARRAY_LEN(paths); i++) {
+        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        CHECK(connect(fds[i], (const struct sockaddr *)&to, sizeof(to)) == 0);
+        CHECK(dprintf(fds[i], "GET %s HTTP/1.1\r\nhost: gate.example\r\nauthorization: Bearer %s\r\n\r\n",
+                      paths[i], token) > 0);
+    }
+    for (unsigned i = 0; i < 500 && asked() == before; i++)
+        nap_ms(10);
+    CHECK(asked() > before);
+    for (size_t i = 0; i < BASE_ARRAY_LEN(paths); i++)
+        close(fds[i]);
+    GOOD(ask(token), "ok bearer leaver");
 }
 
 static void test_token__issuer(void)
@@ -330,6 +357,7 @@ int main(int argc, char **argv)
         CASE(test_token__counted),
         CASE(test_token__refusal_is_remembered),
         CASE(test_token__single_flight),
+        CASE(test_token__client_leaves_while_it_is_checked),
         CASE(test_token__issuer),
         CASE(test_token__audience_of_the_route),
         CASE(test_token__expired),
