@@ -1,6 +1,8 @@
 /* Codec of operators' reports. See codec_sso_report.h. */
 #include "gateway/codec_sso_report.h"
 
+#include "base/mem.h"
+
 #include <jansson.h>
 #include <string.h>
 
@@ -84,4 +86,47 @@ enum base_code gw_sso_decode_report(struct gw_sso_report *ret_report, struct bas
         *ret_report = report;
     json_decref(root);
     return rc;
+}
+
+/* ---- who was asked ---- */
+
+static const char *one_of(const char *const *words, size_t n, const json_t *text)
+{
+    for (size_t i = 0; i < n && json_is_string(text); i++)
+        if (strcmp(words[i], json_string_value(text)) == 0)
+            return words[i];
+    return NULL;
+}
+
+static bool read_asked(struct gw_sso_asked *asked, const json_t *item)
+{
+    static const char *const kinds[] = {"discovery", "jwks",          "token",
+                                        "userinfo",  "introspection", "revocation"};
+    static const char *const results[] = {"ok", "refused", "error", "timeout"};
+    const char *provider = json_string_value(json_array_get(item, 0));
+
+    asked->kind = one_of(kinds, BASE_ARRAY_LEN(kinds), json_array_get(item, 1));
+    asked->result = one_of(results, BASE_ARRAY_LEN(results), json_array_get(item, 2));
+    if (provider == NULL || strlen(provider) >= sizeof(asked->provider) || asked->kind == NULL ||
+        asked->result == NULL)
+        return false;
+    strcpy(asked->provider, provider);
+    return true;
+}
+
+size_t gw_sso_decode_asked(struct gw_sso_asked *ret_asked, size_t max, const char *json, size_t len)
+{
+    static const char member[] = "\"asked\":";
+    json_t *root = NULL;
+    const json_t *list;
+    size_t n = 0;
+
+    if (memmem(json, len, member, sizeof(member) - 1) != NULL) /* most replies need no provider */
+        root = json_loadb(json, len, JSON_REJECT_DUPLICATES, NULL);
+    list = json_object_get(root, "asked");
+    for (size_t i = 0; i < json_array_size(list) && n < max; i++)
+        if (read_asked(&ret_asked[n], json_array_get(list, i)))
+            n++;
+    json_decref(root);
+    return n;
 }

@@ -29,7 +29,10 @@ enum gw_metric {
     GW_M_FAILOVER,          /* {backend} */
     GW_M_LOGINS,            /* {method,result} */
     GW_M_RELOAD,            /* {what,result} */
-    GW_M_SIGN_IN,           /* seconds: from the provider's answer to the session */
+    GW_M_SIGN_IN,           /* {provider} seconds: from the provider's answer to the session */
+    GW_M_REFRESHES,         /* {provider,result}: sessions that asked their provider anew */
+    GW_M_LOGOUTS,           /* {provider,result}: messages of providers that end sessions */
+    GW_M_SSO_REQUESTS,      /* {provider,kind,result}: of gatehouse-sso to identity providers */
     GW_M_TOKEN_CHECKS,      /* {source,result}: access tokens */
     GW_M_COUNT
 };

@@ -13,12 +13,14 @@
 #include "engine/engine.h"
 #include "gateway/app.h"
 #include "gateway/codec_sso.h"
+#include "gateway/codec_sso_report.h"
 #include "gateway/directory.h"
 #include "gateway/local_admin.h"
 #include "gateway/metrics.h"
 #include "gateway/roles.h"
 #include "gateway/scim.h"
 #include "gateway/sign_in.h"
+#include "gateway/sso/proto.h"
 #include "gateway/sso_client.h"
 #include "gateway/store.h"
 
@@ -285,6 +287,27 @@ static enum base_code open_scim(struct process *process, struct base_err *err)
     return gw_scim_configure(app->scim, gw_runtime_policy(app->runtime), err);
 }
 
+/* What gatehouse-sso asked of providers. On its keeper's thread. */
+static void count_asked(const char *json, size_t len, void *user)
+{
+    struct gw_sso_asked asked[SSO_ASKED_MAX];
+    size_t n = gw_sso_decode_asked(asked, SSO_ASKED_MAX, json, len);
+    struct gw_runtime *runtime = n > 0 ? gw_app_runtime(user) : NULL;
+    char labels[160];
+
+    for (size_t i = 0; i < n; i++) {
+        const struct pol_provider *provider =
+            pol_provider_find(gw_runtime_policy(runtime), asked[i].provider);
+
+        if (provider == NULL) /* a label is a configured name */
+            continue;
+        snprintf(labels, sizeof(labels), "provider=\"%s\",kind=\"%s\",result=\"%s\"", provider->name,
+                 asked[i].kind, asked[i].result);
+        gw_metric_add(GW_M_SSO_REQUESTS, labels, 1);
+    }
+    gw_runtime_unref(runtime);
+}
+
 /* Starts gatehouse-sso, or gives it the policy's providers anew. Files that cannot be read leave what runs as it is. */
 static enum base_code configure_sso(struct gw_app *app, const struct pol_snapshot *policy,
                                     struct base_err *err)
@@ -298,7 +321,8 @@ static enum base_code configure_sso(struct gw_app *app, const struct pol_snapsho
     if (rc != BASE_OK)
         return rc;
     if (app->sso == NULL)
-        app->sso = gw_sso_new(&(struct gw_sso_options){.config_json = config.data, .config_len = config.len});
+        app->sso = gw_sso_new(&(struct gw_sso_options){
+            .config_json = config.data, .config_len = config.len, .on_reply = count_asked, .user = app});
     else
         gw_sso_reconfigure(app->sso, config.data, config.len);
     base_wipe(config.data, config.cap);

@@ -54,6 +54,7 @@ struct sign_in *gw_sign_in_new(struct gw_app *app, struct gw_http *http, const c
 
     s->app = app;
     s->started_us = base_mono_us();
+    s->counted = GW_M_LOGINS;
     s->runtime = gw_app_runtime(app);
     s->provider = provider != NULL ? pol_provider_find(gw_runtime_policy(s->runtime), provider) : NULL;
     s->arena = base_arena_new(GW_SIGN_IN_ARENA_MAX);
@@ -73,13 +74,14 @@ bool gw_sign_in_record(struct sign_in *s, const char *action, const char *target
 
 /* ---- refusals ---- */
 
-static void count(const struct sign_in *s, const char *result)
+void gw_sign_in_count(const struct sign_in *s, const char *result)
 {
     char labels[160];
 
-    snprintf(labels, sizeof(labels), "method=\"%s\",result=\"%s\"",
+    snprintf(labels, sizeof(labels), "%s=\"%s\",result=\"%s\"",
+             s->counted == GW_M_LOGINS ? "method" : "provider",
              s->provider != NULL ? s->provider->name : "unknown", result);
-    gw_metric_add(GW_M_LOGINS, labels, 1);
+    gw_metric_add(s->counted, labels, 1);
 }
 
 static void send_failure(struct sign_in *s, int status, const char *heading, const char *sentence)
@@ -105,7 +107,7 @@ void gw_sign_in_refuse(struct sign_in *s, const char *check, const char *detail)
 
     snprintf(target, sizeof(target), "%s:%s", s->provider != NULL ? s->provider->name : "", check);
     gw_sign_in_record(s, "sso.refuse", target);
-    count(s, "refused");
+    gw_sign_in_count(s, "refused");
     base_log(BASE_LOG_WARN, "sso.refused", "a sign-in was refused", LOG_STR("request_id", s->request_id),
              LOG_STR("provider", s->provider != NULL ? s->provider->name : ""), LOG_STR("check", check),
              LOG_STR("detail", detail));
@@ -122,7 +124,7 @@ void gw_sign_in_refuse(struct sign_in *s, const char *check, const char *detail)
 /* The end of one that could not be finished: nobody is to blame. */
 void gw_sign_in_unavailable(struct sign_in *s, const char *check, const char *detail)
 {
-    count(s, "unavailable");
+    gw_sign_in_count(s, "unavailable");
     base_log(BASE_LOG_ERROR, "sso.unavailable", "a sign-in could not be finished",
              LOG_STR("request_id", s->request_id),
              LOG_STR("provider", s->provider != NULL ? s->provider->name : ""), LOG_STR("check", check),
@@ -244,11 +246,13 @@ static void send_back(struct sign_in *s)
 static void succeed(struct sign_in *s)
 {
     const struct gw_principal *who = &s->session.who;
+    char labels[96];
 
     if (s->visit.http != NULL && gw_sign_in_record(s, "sso.sign_in", s->provider->name) &&
         gw_sign_in_record(s, "session.start", who->credential_id)) {
-        count(s, "ok");
-        gw_metric_observe(GW_M_SIGN_IN, "", (double)(base_mono_us() - s->started_us) / 1e6);
+        gw_sign_in_count(s, "ok");
+        snprintf(labels, sizeof(labels), "provider=\"%s\"", s->provider->name);
+        gw_metric_observe(GW_M_SIGN_IN, labels, (double)(base_mono_us() - s->started_us) / 1e6);
         send_back(s);
         gw_visit_over(&s->visit);
         return;

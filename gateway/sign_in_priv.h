@@ -6,6 +6,7 @@
 #include "gateway/sign_in.h"
 #include "gateway/sign_in_state.h"
 #include "gateway/codec_sso.h"
+#include "gateway/metrics.h"
 #include "gateway/sso_client.h"
 #include "gateway/visit.h"
 
@@ -28,11 +29,14 @@ struct sign_in {
     struct base_buf request; /* to gatehouse-sso: made before the state is used, sent after */
     char token[GW_TOKEN_LEN + 1], old_token[GW_TOKEN_LEN + 1];
     struct gw_session_record session;
-    size_t n_revoked; /* of a logout request's sessions */
+    size_t n_revoked;       /* of a logout request's sessions */
+    enum gw_metric counted; /* what it is: GW_M_LOGINS, GW_M_REFRESHES, GW_M_LOGOUTS */
 };
 
 /* provider NULL: not known yet. */
 struct sign_in *gw_sign_in_new(struct gw_app *app, struct gw_http *http, const char *provider);
+/* Its result: "ok", "refused", "unavailable". */
+void gw_sign_in_count(const struct sign_in *s, const char *result);
 bool gw_sign_in_record(struct sign_in *s, const char *action, const char *target);
 /* The end of one that something brought was against: recorded, logged, our own words to the browser. */
 void gw_sign_in_refuse(struct sign_in *s, const char *check, const char *detail);

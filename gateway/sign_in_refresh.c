@@ -47,6 +47,7 @@ static void on_rotated(enum base_code rc, const struct gw_session_record *sessio
         return;
     }
     gw_sign_in_record(s, "session.refresh", s->session.who.credential_id);
+    gw_sign_in_count(s, "ok");
     if (s->visit.http != NULL)
         gw_auth_send_session(s->app->auth, s->visit.http, s->token, session, true);
     gw_visit_over(&s->visit);
@@ -63,10 +64,12 @@ static void on_refreshed(enum base_code rc, const char *json, size_t len, void *
     if (rc == BASE_OK)
         rc = gw_sso_decode(&s->reply, s->arena, json, len, &err);
     if (rc != BASE_OK || (!s->reply.ok && strcmp(s->reply.code, "refused") != 0)) {
+        gw_sign_in_count(s, "unavailable");
         send_api_error(s, GW_AUTH_UNAVAILABLE);
         return;
     }
     if (!s->reply.ok || !gw_sign_in_fill_session(s, &s->reply, &check)) {
+        gw_sign_in_count(s, "refused");
         base_log(BASE_LOG_WARN, "sso.refresh_refused",
                  "a session ends: its provider refuses it, or no role is left",
                  LOG_STR("request_id", s->request_id), LOG_STR("provider", s->provider->name),
@@ -125,6 +128,7 @@ void gw_sign_in_refresh(struct gw_app *app, struct gw_http *http)
         return;
     }
     s = gw_sign_in_new(app, http, NULL);
+    s->counted = GW_M_REFRESHES;
     memcpy(s->old_token, cookie.text, GW_TOKEN_LEN);
     gw_sessions_rotate_begin(app->sessions, s->visit.loop, s->old_token, on_rotate_begun, s);
 }

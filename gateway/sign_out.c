@@ -28,6 +28,7 @@ static void send_logout_answer(struct sign_in *s, int status, const char *error)
     char body[96];
     int n = snprintf(body, sizeof(body), error != NULL ? "{\"error\":\"%s\"}" : "{}", error);
 
+    gw_sign_in_count(s, status == 200 ? "ok" : status == 400 ? "refused" : "unavailable");
     if (s->visit.http != NULL)
         gw_http_send(s->visit.http, status, headers, BASE_ARRAY_LEN(headers), body, (size_t)n);
     gw_visit_over(&s->visit);
@@ -97,6 +98,7 @@ void gw_sign_out_backchannel(struct sign_in *s)
     const char *body = gw_http_body(s->visit.http, &len);
     auto_free char *token = NULL;
 
+    s->counted = GW_M_LOGOUTS;
     if (s->app->sso == NULL || gw_form_dup(body, len, "logout_token", TOKEN_MAX, &token) != BASE_OK) {
         send_logout_answer(s, 400, "invalid_request");
         return;
@@ -118,6 +120,7 @@ static void slo_done(struct sign_in *s)
                                         {"cache-control", "no-store"},
                                         {"referrer-policy", "no-referrer"}};
 
+    gw_sign_in_count(s, "ok");
     gw_cookie_render(NULL, 0, cookie);
     if (s->visit.http != NULL)
         gw_http_send(s->visit.http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
@@ -201,6 +204,7 @@ void gw_sign_out_slo(struct sign_in *s)
     auto_free char *message = NULL;
     auto_free char *relay_state = NULL;
 
+    s->counted = GW_M_LOGOUTS;
     if (gw_form_dup(text, text_len, "RelayState", sizeof(relay) - 1, &relay_state) == BASE_OK)
         snprintf(relay, sizeof(relay), "%s", relay_state);
     if (post && gw_form_dup(body, len, "SAMLRequest", GW_SIGN_IN_RESPONSE_MAX, &message) != BASE_OK &&

@@ -69,6 +69,8 @@ struct gw_sso {
     char *config;
     size_t config_len;
     const char *const *resolver_files;
+    void (*on_reply)(const char *json, size_t len, void *user);
+    void *user;
     uint64_t resolver_mark, next_look_ms; /* what they were when the current process was started */
     pthread_mutex_t lock;
     pthread_cond_t changed; /* a waiting thread's op has finished */
@@ -375,6 +377,8 @@ static void take_reply(struct gw_sso *sso, unsigned at, const struct sso_frame *
         log_configured(frame);
         return;
     }
+    if (sso->on_reply != NULL)
+        sso->on_reply(frame->json, frame->len, sso->user);
     for (unsigned i = 0; i < sso->n_ops; i++)
         if (sso->ops[i]->id == frame->id && sso->ops[i]->child == at) {
             settle(sso, i, BASE_OK, frame->json, frame->len);
@@ -557,6 +561,8 @@ struct gw_sso *gw_sso_new(const struct gw_sso_options *options)
     sso->program = options->program != NULL ? base_strdup(options->program) : beside_us();
     set_config(sso, options->config_json, options->config_len);
     sso->resolver_files = options->resolver_files != NULL ? options->resolver_files : sso_resolver_files;
+    sso->on_reply = options->on_reply;
+    sso->user = options->user;
     sso->current = CHILDREN_MAX;
     sso->backoff_ms = BACKOFF_FIRST_MS;
     sso->next_id = CONFIGURE_ID;

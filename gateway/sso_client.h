@@ -28,6 +28,10 @@ struct gw_sso_options {
         *config_json; /* the configure request (codec_sso.h makes it of a policy); copied, wiped at free */
     size_t config_len;
     const char *const *resolver_files; /* NULL: those of the system (sso/proto.h) */
+    /* Sees every reply, also one that comes too late for who asked. On our thread, with our lock: it is short and does
+     * not call us. NULL is allowed. */
+    void (*on_reply)(const char *json, size_t len, void *user);
+    void *user;
 };
 /* Starts the process; does not wait for it. */
 struct gw_sso *gw_sso_new(const struct gw_sso_options *options);

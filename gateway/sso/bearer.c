@@ -261,8 +261,8 @@ static json_t *introspect(struct sso_ctx *ctx, struct sso_provider *provider, co
     } else {
         oidc_form_add(&form, "token", token);
         oidc_form_add(&form, "token_type_hint", "access_token");
-        answer =
-            oidc_post(ctx, provider, discovery->introspection, &form, "introspection.ask", &status, reply);
+        answer = oidc_post(ctx, provider, "introspection", discovery->introspection, &form,
+                           "introspection.ask", &status, reply);
         if (answer != NULL && status != 200)
             sso_fail(reply, "unavailable", "introspection.ask", "the provider answers status %ld", status);
         else if (answer != NULL)

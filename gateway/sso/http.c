@@ -226,7 +226,22 @@ static struct curl_slist *stand_in(const struct exchange *exchange)
     return curl_slist_append(NULL, line);
 }
 
-enum base_code sso_http(struct sso_ctx *ctx, struct sso_provider *provider, const char *url,
+static void note(struct sso_ctx *ctx, struct sso_provider *provider, const char *kind, enum base_code rc,
+                 long status)
+{
+    const char *result = rc == BASE_TIMEOUT               ? "timeout"
+                         : rc != BASE_OK || status >= 500 ? "error"
+                         : status >= 200 && status < 300  ? "ok"
+                                                          : "refused";
+
+    atomic_fetch_add(&provider->fetches, 1);
+    if (rc != BASE_OK || status >= 500)
+        atomic_fetch_add(&provider->fetch_failures, 1);
+    if (ctx->n_asked < SSO_ASKED_MAX)
+        ctx->asked[ctx->n_asked++] = (struct sso_asked){provider, kind, result};
+}
+
+enum base_code sso_http(struct sso_ctx *ctx, struct sso_provider *provider, const char *kind, const char *url,
                         const char *accept, const char *authorization, const char *form,
                         struct sso_http_answer *ret_answer, struct base_err *err)
 {
@@ -257,7 +272,6 @@ enum base_code sso_http(struct sso_ctx *ctx, struct sso_provider *provider, cons
     curl_easy_setopt(curl, CURLOPT_TIMEOUT_MS, (long)left_ms);
     curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
     curl_easy_setopt(curl, CURLOPT_RESOLVE, resolve);
-    atomic_fetch_add(&provider->fetches, 1);
     rc = result(&exchange, curl_easy_perform(curl), err);
     if (rc == BASE_OK) {
         curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, &answer.status);
@@ -267,8 +281,7 @@ enum base_code sso_http(struct sso_ctx *ctx, struct sso_provider *provider, cons
         answer.body = base_buf_take(&exchange.body);
         *ret_answer = answer;
     }
-    if (rc != BASE_OK || answer.status >= 500)
-        atomic_fetch_add(&provider->fetch_failures, 1);
+    note(ctx, provider, kind, rc, answer.status);
     curl_slist_free_all(headers);
     curl_slist_free_all(resolve);
     base_buf_free(&exchange.body);

@@ -24,10 +24,11 @@ void sso_http_answer_free(struct sso_http_answer *answer);
 /* Before the sandbox: reads the system's trust store. */
 enum base_code sso_http_init(struct base_err *err);
 
-/* form NULL: GET; else POST of application/x-www-form-urlencoded. authorization: the header's whole value or NULL.
+/* kind: a word of proto.h, by which it is counted. form NULL: GET; else POST of application/x-www-form-urlencoded.
+ * authorization: the header's whole value or NULL.
  * BASE_OK whatever the status. BASE_DENIED: the URL's host is not configured, or http to a host that is no loopback address.
  * BASE_TIMEOUT, BASE_UNAVAILABLE, BASE_TOO_LARGE. detail names host and reason. */
-enum base_code sso_http(struct sso_ctx *ctx, struct sso_provider *provider, const char *url,
+enum base_code sso_http(struct sso_ctx *ctx, struct sso_provider *provider, const char *kind, const char *url,
                         const char *accept, const char *authorization, const char *form,
                         struct sso_http_answer *ret_answer, struct base_err *err);
 /* Before a thread that made requests ends. */

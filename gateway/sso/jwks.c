@@ -183,7 +183,7 @@ static struct keys *fetch(struct sso_ctx *ctx, struct sso_provider *provider, co
     const json_t *list;
     json_t *root;
 
-    if (sso_http(ctx, provider, url, "application/json", NULL, NULL, &answer, err) != BASE_OK)
+    if (sso_http(ctx, provider, "jwks", url, "application/json", NULL, NULL, &answer, err) != BASE_OK)
         return NULL;
     root = answer.status == 200 ? json_loadb(answer.body, answer.len, SSO_JSON_FLAGS, NULL) : NULL;
     list = json_object_get(root, "keys");

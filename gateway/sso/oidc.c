@@ -189,7 +189,7 @@ static struct discovery *discover(struct sso_ctx *ctx, struct sso_provider *prov
     if (len > 0 && oidc->issuer[len - 1] == '/')
         len--; /* Discovery 1.0 section 4: a slash at the end is removed before the path is added */
     snprintf(url, sizeof(url), "%.*s" DISCOVERY_PATH, (int)len, oidc->issuer);
-    if (sso_http(ctx, provider, url, "application/json", NULL, NULL, &answer, &err) != BASE_OK) {
+    if (sso_http(ctx, provider, "discovery", url, "application/json", NULL, NULL, &answer, &err) != BASE_OK) {
         sso_fail(reply, err.code == BASE_TIMEOUT ? "timeout" : "unavailable", "oidc.discovery", "%s",
                  err.detail);
         return NULL;
@@ -304,8 +304,8 @@ static char *basic_header(const struct sso_oidc *oidc)
     return coded.failed ? NULL : base_buf_take(&coded);
 }
 
-json_t *oidc_post(struct sso_ctx *ctx, struct sso_provider *provider, const char *url, struct base_buf *form,
-                  const char *check, long *ret_status, struct sso_reply *reply)
+json_t *oidc_post(struct sso_ctx *ctx, struct sso_provider *provider, const char *kind, const char *url,
+                  struct base_buf *form, const char *check, long *ret_status, struct sso_reply *reply)
 {
     const struct sso_oidc *oidc = provider->oidc;
     char *authorization = basic_header(oidc);
@@ -319,8 +319,8 @@ json_t *oidc_post(struct sso_ctx *ctx, struct sso_provider *provider, const char
         oidc_form_add(form, "client_secret", oidc->client_secret);
     if (form->failed)
         sso_fail(reply, "invalid", check, "the request is too long");
-    else if (sso_http(ctx, provider, url, "application/json", authorization, form->data, &answer, &err) !=
-             BASE_OK)
+    else if (sso_http(ctx, provider, kind, url, "application/json", authorization, form->data, &answer,
+                      &err) != BASE_OK)
         sso_fail(reply, err.code == BASE_TIMEOUT ? "timeout" : "unavailable", check, "%s", err.detail);
     else {
         *ret_status = answer.status;

@@ -122,7 +122,7 @@ static bool ask_tokens(struct sso_ctx *ctx, const struct discovery *discovery, s
     long status = 0;
 
     tokens->answer =
-        oidc_post(ctx, ctx->provider, discovery->token, form, "oidc.token_endpoint", &status, reply);
+        oidc_post(ctx, ctx->provider, "token", discovery->token, form, "oidc.token_endpoint", &status, reply);
     if (tokens->answer == NULL)
         return false;
     if (status != 200) /* invalid_grant and the like: an OAuth error's name, no free text of theirs */
@@ -167,8 +167,8 @@ static bool ask_userinfo(struct sso_ctx *ctx, const struct discovery *discovery,
     base_buf_printf(&authorization, "Bearer %s", tokens->access_token);
     if (authorization.failed || strpbrk(tokens->access_token, "\r\n") != NULL)
         return sso_refuse(reply, "oidc.userinfo", "the access token cannot be sent");
-    if (sso_http(ctx, ctx->provider, discovery->userinfo, "application/json", authorization.data, NULL,
-                 &answer, &err) != BASE_OK)
+    if (sso_http(ctx, ctx->provider, "userinfo", discovery->userinfo, "application/json", authorization.data,
+                 NULL, &answer, &err) != BASE_OK)
         return sso_fail(reply, err.code == BASE_TIMEOUT ? "timeout" : "unavailable", "oidc.userinfo", "%s",
                         err.detail);
     tokens->userinfo =
@@ -311,8 +311,8 @@ void oidc_revoke(struct sso_ctx *ctx, const json_t *request, struct sso_reply *r
     if (discovery->revocation != NULL) {
         oidc_form_add(&form, "token", token);
         oidc_form_add(&form, "token_type_hint", "refresh_token");
-        json_decref(
-            oidc_post(ctx, ctx->provider, discovery->revocation, &form, "oidc.revocation", &status, reply));
+        json_decref(oidc_post(ctx, ctx->provider, "revocation", discovery->revocation, &form,
+                              "oidc.revocation", &status, reply));
     }
     if (!reply->refused)
         reply->body = json_object();

@@ -41,9 +41,9 @@ void oidc_discovery_unref(struct sso_provider *provider, struct discovery *disco
 /* Appends name=value of a form or query, percent-encoded. */
 void oidc_form_add(struct base_buf *form, const char *name, const char *value);
 /* A POST with our client's authentication to an endpoint that answers JSON. NULL: the reply says why ("unavailable", "timeout").
- * Any status; *ret_status. */
-json_t *oidc_post(struct sso_ctx *ctx, struct sso_provider *provider, const char *url, struct base_buf *form,
-                  const char *check, long *ret_status, struct sso_reply *reply);
+ * Any status; *ret_status. kind: as sso_http has it. */
+json_t *oidc_post(struct sso_ctx *ctx, struct sso_provider *provider, const char *kind, const char *url,
+                  struct base_buf *form, const char *check, long *ret_status, struct sso_reply *reply);
 
 /* ---- id_token.c ---- */
 

@@ -41,7 +41,9 @@
  *   IDENTITY  {"issuer", "subject", "sid"?, "name"?, "email"?, "claims": {name: [texts...]}, "auth_time"?, "acr"?, "amr": [...],
  *              "expires_at", "refresh_token"?, "id_token"?}
  *
- * Replies: {"ok": true, ...} or
+ * Replies: {"ok": true, ...} or (below); each with "asked": [[provider, KIND, RESULT]...] when providers were asked for it, at most
+ *   SSO_ASKED_MAX of them: KIND "discovery"|"jwks"|"token"|"userinfo"|"introspection"|"revocation", RESULT "ok" (status 2xx)|
+ *   "refused" (any other below 500)|"error"|"timeout".
  *   {"ok": false, "code": "refused"|"unavailable"|"timeout"|"busy"|"invalid"|"internal", "check": "oidc.audience", "detail": "..."}
  *   refused: what the peer brought does not hold, check names what failed (base/check.h); unavailable, timeout: the provider;
  *   busy: this provider's queue is full; invalid: the request or the configuration. detail is for operators and holds no token, no
@@ -58,6 +60,7 @@
 #define SSO_FRAME_MAX    (1u << 20) /* the body: id and JSON */
 #define SSO_FRAME_HEADER 12u        /* length and id */
 #define SSO_FD           3          /* the socket, in gatehouse-sso */
+#define SSO_ASKED_MAX    8u         /* of one reply */
 
 /* What names are resolved with; NULL ends it. The connector can read these very files and no later ones of the same names
  * (sandbox.h): when one is replaced, the gateway starts a new process. */

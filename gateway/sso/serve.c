@@ -74,18 +74,31 @@ static void ascii_only(char *text)
             *text = '?';
 }
 
-static json_t *reply_json(struct sso_reply *reply)
+static void add_asked(json_t *root, const struct sso_ctx *ctx)
+{
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < ctx->n_asked; i++)
+        json_array_append_new(list, json_pack("[s, s, s]", ctx->asked[i].provider->name, ctx->asked[i].kind,
+                                              ctx->asked[i].result));
+    json_object_set_new(root, "asked", list);
+}
+
+static json_t *reply_json(struct sso_reply *reply, const struct sso_ctx *ctx)
 {
     json_t *root;
 
     if (!reply->refused) {
         root = reply->body != NULL ? json_incref(reply->body) : json_object();
         json_object_set_new(root, "ok", json_true());
-        return root;
+    } else {
+        ascii_only(reply->detail);
+        root = json_pack("{s:b, s:s, s:s, s:s}", "ok", 0, "code", reply->code, "check", reply->check,
+                         "detail", reply->detail);
     }
-    ascii_only(reply->detail);
-    return json_pack("{s:b, s:s, s:s, s:s}", "ok", 0, "code", reply->code, "check", reply->check, "detail",
-                     reply->detail);
+    if (ctx->n_asked > 0)
+        add_asked(root, ctx);
+    return root;
 }
 
 /* ---- small things that every file uses ---- */
@@ -215,7 +228,7 @@ json_t *sso_answer(struct sso_process *process, const json_t *request, uint64_t 
         dispatch(&ctx, op, request, &reply);
     if (ctx.provider != NULL && reply.refused && strcmp(reply.code, "refused") == 0)
         atomic_fetch_add(&ctx.provider->refused, 1);
-    json = reply_json(&reply);
+    json = reply_json(&reply, &ctx);
     sso_reply_free(&reply);
     return json;
 }

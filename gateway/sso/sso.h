@@ -11,6 +11,7 @@
 #include "base/check.h"
 #include "base/err.h"
 #include "base/queue.h"
+#include "gateway/sso/proto.h"
 
 #include <jansson.h>
 #include <pthread.h>
@@ -53,11 +54,19 @@ struct sso_process {
         *general; /* requests that name no provider: bearer finds it by issuer, explain by trying */
 };
 
+/* A request to a provider, and how it ended: words of proto.h. */
+struct sso_asked {
+    const struct sso_provider *provider;
+    const char *kind, *result;
+};
+
 /* One request on its thread. */
 struct sso_ctx {
     struct sso_process *process;
     struct sso_provider *provider; /* NULL when the request names none */
     uint64_t deadline_ms;          /* base_mono_ms */
+    struct sso_asked asked[SSO_ASKED_MAX];
+    unsigned n_asked;
 };
 
 struct sso_reply {

@@ -16,6 +16,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct base_arena *arena = base_arena_new(1u << 20);
     struct gw_sign_in_state state;
     struct gw_sso_report report;
+    struct gw_sso_asked asked[4];
     struct gw_sso_reply reply;
     char return_to[GW_RETURN_TO_MAX], *value = NULL, *text = malloc(size + 1);
 
@@ -27,6 +28,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         (reply.code == NULL || reply.check == NULL || reply.detail == NULL))
         abort();
     gw_sso_decode_report(&report, arena, text, size, NULL);
+    if (gw_sso_decode_asked(asked, 4, text, size) > 4)
+        abort();
     if (gw_sign_in_open(pepper, text, size, &state) == BASE_OK)
         abort(); /* nobody guesses the key */
     if (gw_form_dup(text, size, "SAMLResponse", 4096, &value) == BASE_OK && strlen(value) > 4096)

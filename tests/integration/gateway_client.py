@@ -167,12 +167,14 @@ class TestStack(stacks.Stack):
             tap.check(time.monotonic() < deadline, "calls go on that should have ended")
             time.sleep(0.05)
 
-    def metric(self, name):
+    def metric(self, name, *labels):
+        """The sum of the family's samples that have all these labels ('provider="corp"')."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.split("{")[0].split(" ")[0] == name)
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
+                   if line.split("{")[0].split(" ")[0] == name and all(label in line for label in labels))
 
     def readiness(self):
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=10)

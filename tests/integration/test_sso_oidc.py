@@ -276,6 +276,59 @@ def test_refresh__ends_the_session_when_the_provider_refuses(gw):
     signed_in(gw, "carol")
 
 
+# ---- metrics ----
+
+
+CORP = 'provider="corp"'
+
+
+def counted(gw, name, *labels):
+    return gw.metric(name, *(CORP if name != "gatehouse_logins_total" else 'method="corp"', *labels))
+
+
+@contextlib.contextmanager
+def grows(gw, *series):
+    """Each series by one at least; what is counted after the answer has its moment."""
+    before = [counted(gw, *one) for one in series]
+    yield
+    for one, was in zip(series, before):
+        deadline = time.monotonic() + 10
+        while counted(gw, *one) <= was:
+            check(time.monotonic() < deadline, f"{one} stays {was}")
+            time.sleep(0.02)
+
+
+@case
+def test_metrics__say_of_each_provider_what_works_and_what_does_not(gw):
+    ok, error = 'result="ok"', 'result="error"'
+    token_requests = ("gatehouse_sso_requests_total", 'kind="token"')
+    with grows(gw, (*token_requests, ok), ("gatehouse_logins_total", ok), ("gatehouse_sign_in_seconds_count",)):
+        browser = signed_in(gw, "bob")
+    for kind in ("discovery", "jwks"):
+        check(counted(gw, "gatehouse_sso_requests_total", f'kind="{kind}"', ok) >= 1, kind)
+    with fault(gw, "/token", "500"), grows(gw, (*token_requests, error), ("gatehouse_logins_total", 'result="unavailable"')):
+        Browser(gw).sign_in("bob")
+    with grows(gw, (*token_requests, ok), ("gatehouse_session_refreshes_total", ok)):
+        check(browser.api("POST", "/auth/refresh").status in (200, 204))
+    other = signed_in(gw, "alice")
+    with fault(gw, "/token", "500"), grows(gw, (*token_requests, error), ("gatehouse_session_refreshes_total", 'result="unavailable"')):
+        equal(other.api("POST", "/auth/refresh").status, 503)
+    with grows(gw, ("gatehouse_logout_messages_total", 'result="refused"')):
+        status, _, _ = gw.request("POST", "/auth/oidc/corp/logout", "logout_token=x.y.z", headers={"content-type": "application/x-www-form-urlencoded"})
+        equal(status, 400)
+    with grows(gw, ("gatehouse_logout_messages_total", ok)):
+        browser.leave_provider()
+    control(gw, "user", id="carol", disabled=False)
+    carol = signed_in(gw, "carol")
+    control(gw, "user", id="carol", disabled=True)
+    try:
+        with grows(gw, (*token_requests, 'result="refused"'), ("gatehouse_session_refreshes_total", 'result="refused"')):
+            equal(carol.api("POST", "/auth/refresh").status, 401)
+    finally:
+        control(gw, "user", id="carol", disabled=False)
+    equal(gw.metric("gatehouse_sso_requests_total"), counted(gw, "gatehouse_sso_requests_total"), "no other provider")
+
+
 # ---- machines ----
 
 

@@ -199,6 +199,20 @@ def test_logout_without_session_index__finds_who_is_called_otherwise_here(gw):
 
 
 @case
+def test_metrics__a_logout_message_is_no_sign_in(gw):
+    def counts():
+        return [gw.metric("gatehouse_logout_messages_total", 'provider="old"', f'result="{result}"') for result in ("ok", "refused")] + [
+            gw.metric("gatehouse_logins_total", 'result="refused"')]
+
+    ok, refused, logins = counts()
+    good = logout_request(gw, "bob")
+    equal(Browser(gw).fetch(good).status, 303)
+    equal(counts(), [ok + 1, refused, logins])
+    equal(Browser(gw).fetch(logout_request(gw, "bob")[:-8] + "AAAAAAAA").status, 403)
+    equal(counts(), [ok + 1, refused + 1, logins])
+
+
+@case
 def test_logout__goes_on_to_the_provider(gw):
     browser = signed_in(gw, "bob")
     browser.who()

@@ -223,6 +223,37 @@ def test_hosts__only_those_configured_are_reached():
     other.stop()
 
 
+# ---- what is counted ----
+
+
+@case
+def test_asked__each_reply_says_what_it_cost_and_how_that_ended():
+    with Running(userinfo=True) as (peer, idp):
+        idp.userinfo = {"sub": idp.id_claims()["sub"]}
+        first = [["a", "discovery", "ok"], ["a", "token", "ok"], ["a", "jwks", "ok"], ["a", "userinfo", "ok"]]
+        reply = finish(peer, idp)
+        equal((reply["ok"], reply["asked"]), (True, first))
+        equal(finish(peer, idp)["asked"], [["a", "token", "ok"], ["a", "userinfo", "ok"]], "the rest is known")
+        equal(peer.call("oidc_revoke", provider="a", refresh_token="rt")["asked"], [["a", "revocation", "ok"]])
+        start = peer.call("oidc_start", provider="a", redirect_uri="https://gate/cb", state="s" * 43, nonce=NONCE, code_challenge="c" * 43)
+        equal((start["ok"], start.get("asked")), (True, None), "nobody is asked")
+        bad_code = peer.call("oidc_finish", provider="a", redirect_uri="https://gate/cb", code="x", iss=idp.issuer, code_verifier="v" * 43, nonce=NONCE)
+        equal(bad_code["asked"], [["a", "token", "refused"]])
+        for fault, result in ((500, "error"), ("huge", "error"), ("hang", "timeout")):
+            idp.faults["token"] = fault
+            equal(finish(peer, idp)["asked"], [["a", "token", result]], str(fault))
+
+
+@case
+def test_asked__an_access_token_is_counted_at_the_provider_that_it_is_of():
+    with Running(2) as (peer, idp, other):
+        equal(bearer(peer, other)["asked"], [["b", "discovery", "ok"], ["b", "jwks", "ok"]])
+        equal(bearer(peer, other).get("asked"), None)
+    with Running(bearer={"audiences": ["https://gate/api"], "introspection": True, "require_binding": False}) as (peer, idp):
+        reply = peer.call("bearer", token="opaque", audience="https://gate/api", method="GET", url="https://gate/v1/models")
+        equal(reply["asked"], [["a", "discovery", "ok"], ["a", "introspection", "ok"]])
+
+
 # ---- what it can do at all ----
 
 

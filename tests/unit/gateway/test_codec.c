@@ -1,6 +1,8 @@
-/* Tests of the wire formats: chat requests in and out, provider chunks, the event stream reader, the configuration file. */
+/* Tests of the wire formats: chat requests in and out, provider chunks, the event stream reader, the configuration file, what
+ * gatehouse-sso says that it asked of whom. */
 #include "base/mem.h"
 #include "gateway/codec_openai.h"
+#include "gateway/codec_sso_report.h"
 #include "gateway/config.h"
 #include "gateway/sse.h"
 #include "tap.h"
@@ -247,6 +249,40 @@ static void test_config_parse__refuses_passwords_and_missing_options(void)
     CHECK(config == NULL);
 }
 
+static size_t asked(struct gw_sso_asked *out, const char *json)
+{
+    return gw_sso_decode_asked(out, 3, json, strlen(json));
+}
+
+static void test_sso_asked__known_words_alone_and_no_more_than_there_is_room(void)
+{
+    struct gw_sso_asked out[3];
+
+    CHECK_INT(
+        asked(out, "{\"ok\":true,\"asked\":[[\"corp\",\"token\",\"ok\"],[\"b\",\"jwks\",\"timeout\"]]}"), 2);
+    CHECK_STR(out[0].provider, "corp");
+    CHECK_STR(out[0].kind, "token");
+    CHECK_STR(out[0].result, "ok");
+    CHECK_STR(out[1].kind, "jwks");
+    CHECK_STR(out[1].result, "timeout");
+    CHECK_INT(
+        asked(out,
+              "{\"asked\":[[\"a\",\"token\",\"x\"],[\"a\",\"x\",\"ok\"],[1,\"token\",\"ok\"],[\"a\","
+              "\"token\",{}],"
+              "[],7,[\"0123456789012345678901234567890123456789012345678901234567890123\",\"token\",\"ok\"],"
+              "[\"a\",\"token\",\"error\"]]}"),
+        1);
+    CHECK_STR(out[0].result, "error");
+    CHECK_INT(asked(out,
+                    "{\"asked\":[[\"a\",\"token\",\"ok\"],[\"a\",\"token\",\"ok\"],[\"a\",\"token\",\"ok\"],"
+                    "[\"a\",\"token\",\"ok\"]]}"),
+              3);
+    CHECK_INT(asked(out, "{\"asked\":{\"a\":1}}"), 0);
+    CHECK_INT(asked(out, "{\"claims\":{\"asked\":[[\"a\",\"token\",\"ok\"]]}}"), 0);
+    CHECK_INT(asked(out, "{\"asked\":[[\"a\",\"token\",\"ok\"]]"), 0);
+    CHECK_INT(asked(out, "{\"ok\":true}"), 0);
+}
+
 int main(int argc, char **argv)
 {
     static const struct tap_case cases[] = {
@@ -261,6 +297,7 @@ int main(int argc, char **argv)
         CASE(test_sse_push__line_ends_comments_and_joins_at_every_cut),
         CASE(test_config_parse__names_line_and_column),
         CASE(test_config_parse__refuses_passwords_and_missing_options),
+        CASE(test_sso_asked__known_words_alone_and_no_more_than_there_is_room),
     };
 
     return tap_main(cases, BASE_ARRAY_LEN(cases), argc, argv);
