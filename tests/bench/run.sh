@@ -65,6 +65,9 @@ bench_engine() {
                 END { printf "  best answer %.1f t/s: %.2f of the floor (%.2f by processor time)\n\n", best, best / top, cpu / top }'
         done
     done
+    for threads in 1 "$(nproc)"; do
+        "$build/tests/bench/engine_pack" "$threads"
+    done
 }
 
 bench_guard() { "$build/tests/bench/bench_guard" 4; }

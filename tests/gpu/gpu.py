@@ -204,7 +204,7 @@ class Gpu:
                 continue
             opened = re.search(r"opened in ([\d.]+) s", output)
             if batch == 1 and opened:
-                self.row("bench", f"{kind} cold start", f"{opened[1]} s", "from the file to ready")
+                self.row("bench", f"{kind} cold start", f"{opened[1]} s", self.of_the_bus(model.stat().st_size / float(opened[1])))
             of = f"{rate / batch * bytes_per_token / read * 100:.0f} % of the copy bandwidth" if read else ""
             self.row("bench", f"{kind} decode, batch {batch}", f"{rate:.1f} t/s", of)
         for prompt in (512, 2048):
@@ -216,6 +216,11 @@ class Gpu:
             of = f"{rate * FLOP_PREFILL * share / flop * 100:.0f} % of the BF16 product" if flop else ""
             self.row("bench", f"{kind} prefill {prompt}", f"{rate:.0f} t/s", of)
             self.row("bench", f"{kind} time to first token, {prompt}", f"{prompt / rate * 1e3:.1f} ms")
+
+    def of_the_bus(self, rate):
+        """From the file to ready: reading, rearranging, copying."""
+        bus = self.ceilings.get("h2d_bytes_s")
+        return f"{rate / 1e9:.1f} GB/s of file" + (f", {rate / bus * 100:.0f} % of host to device" if bus else "")
 
     def bench_transformers(self, seconds):
         layers = ["--layers", str(self.args.layers)] if self.args.layers else []
