@@ -99,7 +99,7 @@ static int failed(const struct run *run, const char *doing, const struct base_er
         advice = "\nIs Postgres running, and is store_dsn in the configuration right?";
     else if (strstr(err->detail, "42P01") != NULL || strstr(err->detail, "3F000") != NULL)
         advice = "\nThe tables are missing: run `gatehouse migrate` first.";
-    else if (err->code == BASE_DENIED)
+    else if (strstr(err->detail, "42501") != NULL)
         advice = "\nstore_dsn must name the role gatehouse_store (deploy/postgres-roles.sql).";
     fprintf(run->err, "gatehouse: %s: %s%s\n", doing, err->detail, advice);
     return EXIT_FAILED;
@@ -425,17 +425,10 @@ static int check_create(struct run *run, int64_t *ret_expires_s)
 }
 
 /* The account must stand in the policy; its roles are taken from there at each use, and stored for the list alone. */
-static int find_service(struct run *run)
+static int find_service(struct run *run, const struct pol_snapshot *policy)
 {
-    struct pol_snapshot *policy = NULL;
-    struct base_err err = {0};
     int status = EXIT_FAILED;
 
-    if (run->options->policy_file == NULL ||
-        pol_load_file(&policy, run->options->policy_file, &err) != BASE_OK) {
-        fprintf(run->err, "gatehouse: the policy cannot be read: %s\n", err.detail);
-        return EXIT_FAILED;
-    }
     for (size_t i = 0; i < pol_n_service_accounts(policy); i++) {
         const struct pol_service_account *account = pol_service_account_at(policy, i);
 
@@ -448,6 +441,29 @@ static int find_service(struct run *run)
     if (status == EXIT_FAILED)
         fprintf(run->err, "gatehouse: the policy names no service account %s (identity.service_accounts)\n",
                 run->args.service);
+    return status;
+}
+
+/* Service accounts, and whether there is a directory: as the policy file says now. */
+static int ask_policy(struct run *run, struct gw_key_new *row)
+{
+    struct pol_snapshot *policy = NULL;
+    const struct pol_identity *identity;
+    struct base_err err = {0};
+    int status = EXIT_DONE;
+
+    if (run->options->policy_file == NULL && run->args.service == NULL)
+        return EXIT_DONE;
+    if (run->options->policy_file == NULL ||
+        pol_load_file(&policy, run->options->policy_file, &err) != BASE_OK) {
+        fprintf(run->err, "gatehouse: the policy cannot be read: %s\n", err.detail);
+        return EXIT_FAILED;
+    }
+    identity = pol_identity(policy);
+    if (identity->scim)
+        row->directory_key = strcmp(identity->scim_key, "externalId") == 0 ? "externalId" : "userName";
+    if (run->args.service != NULL)
+        status = find_service(run, policy);
     pol_unref(policy);
     return status;
 }
@@ -460,11 +476,11 @@ static int find_owner(struct run *run, struct gw_key_new *row, char *subject)
     row->issuer = args->issuer != NULL ? args->issuer : "gatehouse:keys";
     snprintf(subject, GW_SUBJECT_MAX, "%s", args->owner != NULL ? args->owner : args->subject);
     row->subject = subject;
-    if (args->service == NULL)
-        return EXIT_DONE;
-    row->issuer = GW_SERVICE_ISSUER;
-    snprintf(subject, GW_SUBJECT_MAX, GW_SERVICE_PREFIX "%s", args->service);
-    return find_service(run);
+    if (args->service != NULL) {
+        row->issuer = GW_SERVICE_ISSUER;
+        snprintf(subject, GW_SUBJECT_MAX, GW_SERVICE_PREFIX "%s", args->service);
+    }
+    return ask_policy(run, row);
 }
 
 static int key_create(struct run *run)

@@ -1,8 +1,8 @@
 /* Identity SQL. See identity_sql.h. */
 #include "gateway/identity_sql.h"
 
+#include "base/check.h"
 #include "base/clock.h"
-
 #include "base/str.h"
 
 #include <stdio.h>
@@ -20,19 +20,34 @@ static const char *number(char out[NUMBER_MAX], int64_t value)
 
 enum base_code gw_sql_key_create(struct base_pg *pg, const struct gw_key_new *key, struct base_err *err)
 {
+    auto_pg_rows struct base_pg_rows *rows = NULL;
     char expires[NUMBER_MAX];
     const struct base_pg_param params[] = {
-        PG_TEXT(key->key_id), HASH(key->hash),
-        PG_TEXT(key->issuer), PG_TEXT(key->subject),
-        PG_TEXT(key->tenant), PG_TEXT(key->roles),
-        PG_TEXT(key->label),  PG_TEXT(key->expires_at_s > 0 ? number(expires, key->expires_at_s) : NULL),
+        PG_TEXT(key->key_id),
+        HASH(key->hash),
+        PG_TEXT(key->issuer),
+        PG_TEXT(key->subject),
+        PG_TEXT(key->tenant),
+        PG_TEXT(key->roles),
+        PG_TEXT(key->label),
+        PG_TEXT(key->expires_at_s > 0 ? number(expires, key->expires_at_s) : NULL),
+        PG_TEXT(key->directory_key),
     };
-
-    return base_pg_exec(
+    /* The subject is compared as in gw_sql_revoke, by which a person's keys end. The row's lock puts this before a deactivation, which
+     * then finds the key, or after it. Of several rows under one name at most one is of a person who is not deleted. */
+    enum base_code rc = base_pg_exec(
         pg,
+        "WITH person AS (SELECT active FROM identity.scim_users WHERE lower($4 COLLATE \"C\") = lower( "
+        "      CASE $9 WHEN 'userName' THEN user_name WHEN 'externalId' THEN external_id END COLLATE \"C\") "
+        "      FOR SHARE) "
         "INSERT INTO identity.api_keys (key_id, key_hash, issuer, subject, tenant, roles, label, expires_at) "
-        "VALUES ($1, $2, $3, $4, $5, string_to_array($6, E'\\n'), $7, to_timestamp($8::bigint))",
-        params, BASE_ARRAY_LEN(params), NULL, err);
+        "SELECT $1, $2, $3, $4, $5, string_to_array($6, E'\\n'), $7, to_timestamp($8::bigint) "
+        "WHERE coalesce((SELECT bool_or(active) FROM person), true) RETURNING 1",
+        params, BASE_ARRAY_LEN(params), &rows, err);
+
+    if (rc == BASE_OK && !CHECK("scim.key_owner", base_pg_n_rows(rows) == 1))
+        return base_fail(err, BASE_DENIED, 0, "the directory has deactivated %s", key->subject);
+    return rc;
 }
 
 enum base_code gw_sql_key_revoke(struct base_pg *pg, const char *key_id, bool *ret_was_revoked,

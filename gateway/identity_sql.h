@@ -27,8 +27,10 @@ struct gw_key_new {
     const char *roles; /* separated by newlines */
     const char *label;
     int64_t expires_at_s; /* Unix seconds; 0: never */
+    /* By which of their names the directory's persons own keys: "userName" or "externalId"; NULL: there is no directory. */
+    const char *directory_key;
 };
-/* BASE_EXISTS: the id or the hash is taken (make another). */
+/* BASE_EXISTS: the id or the hash is taken (make another). BASE_DENIED: the directory has deactivated the subject. */
 enum base_code gw_sql_key_create(struct base_pg *pg, const struct gw_key_new *key, struct base_err *err);
 /* BASE_NOT_FOUND; *ret_was_revoked: it had been revoked before, and keeps that time. */
 enum base_code gw_sql_key_revoke(struct base_pg *pg, const char *key_id, bool *ret_was_revoked,

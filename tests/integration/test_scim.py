@@ -300,6 +300,70 @@ def test_replicas__what_one_is_told_ends_at_the_other(w):
         tap.note(f"roles followed at the second gateway within {took * 1000:.0f} ms")
 
 
+def new_key(w, owner, *by):
+    """As an administrator makes one: None, or why there is none."""
+    done = w.gw.cli("key", "create", *(by or ("--owner", owner)), "--role", "employee", check=False)
+    check((done.returncode == 0) == bool(done.stdout), done)
+    return None if done.returncode == 0 else done.stderr
+
+
+@case
+def test_deactivated__no_new_key(w):
+    email = name()
+    says = f"the directory has deactivated {email}"
+    equal(new_key(w, email), None, "whom the directory does not know yet")
+    path = "/Users/" + w.user(email)["id"]
+    equal(new_key(w, email), None, "whom it knows")
+    equal(w.patch(path, {"op": "replace", "value": {"active": False}})[0], 200)
+    check(says in new_key(w, email))
+    check(says.upper()[-len(email):] in new_key(w, email.upper()), "case does not matter")
+    check(says in new_key(w, email, "--issuer", w.idp.issuer, "--subject", email), "nor the issuer, as where keys are revoked")
+    equal(w.gw.psql(f"select count(*) from identity.api_keys where lower(subject) = '{email}' and revoked_at is null", database="gatehouse"), "0")
+    equal(w.patch(path, {"op": "replace", "value": {"active": True}})[0], 200)
+    equal(new_key(w, email), None, "active again")
+    equal(w.scim("DELETE", path)[0], 204)
+    check(says in new_key(w, email), "deleted")
+    w.user(email)
+    equal(new_key(w, email), None, "written anew")
+
+
+@case
+def test_deactivated__no_new_key_by_the_name_that_counts(w):
+    email = name()
+    user = w.user(email, externalId="x-" + email)
+    equal(w.patch("/Users/" + user["id"], {"op": "replace", "value": {"active": False}})[0], 200)
+    equal(new_key(w, "x-" + email), None, "no key of the directory's")
+    file = w.gw.dir / "policy.yaml"  # commands read it anew, the gateway goes on as it is
+    text = file.read_text()
+    check("key: userName}" in text)
+    try:
+        file.write_text(text.replace("key: userName}", "key: externalId}"))
+        check("deactivated x-" in new_key(w, "x-" + email))
+        equal(new_key(w, email), None)
+        file.write_text(re.sub(r"^  scim: .*$|, directory_required: true", "", text, flags=re.M))
+        equal(new_key(w, email), None, "there is no directory")
+        file.write_text("version: 1\nnonsense: true\n")
+        check("the policy cannot be read" in new_key(w, email), "nobody knows whether there is a directory")
+    finally:
+        file.write_text(text)
+    check("deactivated" in new_key(w, email))
+
+
+@case
+def test_deactivated__no_new_key_while_it_happens(w):
+    """A key is made while the deactivation is not committed: it waits, and is refused; else nobody would ever revoke it."""
+    email = name()
+    w.user(email)
+    held = "select count(*) from pg_stat_activity where state = 'active' and query like '%pg_sleep%' and wait_event = 'PgSleep'"
+    sql = f"begin; update identity.scim_users set active = false where user_name = '{email}'; select pg_sleep(2); commit"
+    change = threading.Thread(target=lambda: w.gw.psql(sql, database="gatehouse"))
+    change.start()
+    w.eventually(lambda: w.gw.psql(held) == "1", 10)
+    answer = new_key(w, email)
+    change.join()
+    check(answer is not None and "deactivated" in answer, answer)
+
+
 @case
 def test_deactivated__others_go_on_and_he_may_come_back(w):
     email, other = name(), name()

@@ -451,6 +451,17 @@ def deleted(really):
 
 
 case("deleted: a new sign-in", "scim.deactivated", lambda: deleted(True), lambda: deleted(False))
+
+
+def key_made(change):
+    email = name()
+    path = "/Users/" + w.user(email)["id"]
+    change(path)
+    done = w.gw.cli("key", "create", "--owner", email, "--role", "employee", check=False)
+    return {"ok": done.returncode == 0, "check": "scim.key_owner" if f"the directory has deactivated {email}" in done.stderr else done.stderr}
+
+
+case("deactivated: a new API key", "scim.key_owner", lambda: key_made(deactivate), lambda: key_made(lambda path: None))
 strict_token = lambda email: w.second.mint(w.second.at_claims(aud=STRICT_AUDIENCE, client_id="web", sub="sub-" + email, email=email, groups=["llm-users"]), typ="at+jwt")
 
 
