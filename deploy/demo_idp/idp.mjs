@@ -6,17 +6,13 @@
 // It listens on 127.0.0.1 alone and asks for no password: whoever opens it may be any of its users. Never an identity provider of anything real.
 // Clients: gatehouse (code, PKCE, refresh tokens, back-channel logout) and svc-batch (client credentials).
 // --test adds POST /test/... : rotate keys, change users, break answers. See `controls`.
-import { randomBytes, generateKeyPairSync, webcrypto } from 'node:crypto';
+import { randomBytes, generateKeyPairSync } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import { createRequire } from 'node:module';
 import { setTimeout as pause } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
-
-// What the provider's package takes for granted, and Debian 12's Node.js 18 has not.
-URL.parse ??= (text, base) => URL.canParse(text, base) ? new URL(text, base) : null;
-globalThis.crypto ??= webcrypto;
 
 const config = JSON.parse(readFileSync(process.argv[2], 'utf8'));
 const testing = process.argv.includes('--test');
