@@ -113,7 +113,7 @@ static enum base_code load_revocations(struct gw_store *store, struct base_err *
     return rc;
 }
 
-/* Loads the keys when their version is not the one that we have, or `always`. */
+/* Brings what has another version than the one that we have; `always`: all of it. */
 static enum base_code refresh(struct gw_store *store, bool always, struct base_err *err)
 {
     auto_pg_rows struct base_pg_rows *rows = NULL;
@@ -124,7 +124,7 @@ static enum base_code refresh(struct gw_store *store, bool always, struct base_e
     enum base_code rc = load_revocations(store, err);
 
     if (rc == BASE_OK && store->options.directory != NULL)
-        rc = gw_directory_refresh(store->options.directory, store->pg, err);
+        rc = gw_directory_refresh(store->options.directory, always, store->pg, err);
     if (rc == BASE_OK)
         rc = gw_sql_key_version(store->pg, &version, err);
     if (rc == BASE_OK && (always || version != store->version)) {

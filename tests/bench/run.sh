@@ -30,6 +30,7 @@ bench_gateway() {
     /usr/bin/python3 tests/bench/bench_gateway.py "$build" "$out/gateway.json"
     "$build/tests/bench/bench_token_cache"
     /usr/bin/python3 tests/bench/bench_sso.py "$build" "$out/sso.json"
+    /usr/bin/python3 tests/bench/bench_scim.py "$build" "$out/scim.json"
     if command -v wrk >/dev/null && command -v h2load >/dev/null; then
         printf '\nThe server alone (no call behind it), requests per second\n'
         PATH=$PATH:/usr/sbin tests/bench/bench_server.sh "$build" 2

@@ -14,7 +14,7 @@ import uuid
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from scim_client import CORE, ENTERPRISE, TOKEN, World, write_secret  # noqa: E402
-from gateway_client import tap  # noqa: E402
+from gateway_client import stacks, tap  # noqa: E402
 from sso_browser import WITHIN_S, open_stream, wait_end  # noqa: E402
 from tap import case, check, equal  # noqa: E402
 
@@ -362,6 +362,59 @@ def test_deactivated__no_new_key_while_it_happens(w):
     answer = new_key(w, email)
     change.join()
     check(answer is not None and "deactivated" in answer, answer)
+
+
+class Transaction:
+    """SQL in a transaction of its own that stays open until commit(); the gateways' own changes would give up waiting after two seconds."""
+
+    def __init__(self, w, sql):
+        self.psql = subprocess.Popen([stacks.find_postgres("psql"), "-XAtq", "-v", "ON_ERROR_STOP=1", "-h", str(w.gw.socket_dir / "pg"), "-U", "postgres",
+                                      "-d", "gatehouse"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd="/")
+        self.say(f"begin; {sql};\n\\echo changed\n")
+
+    def say(self, text):
+        self.psql.stdin.write(text)
+        self.psql.stdin.flush()
+
+    def changed(self):
+        equal(self.psql.stdout.readline(), "changed\n")
+        return self
+
+    def commit(self):
+        self.say("commit;\n")
+        self.psql.stdin.close()
+        equal(self.psql.wait(timeout=60), 0)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.psql.poll() is None:
+            self.psql.kill()
+            self.psql.wait()
+        self.psql.stdout.close()
+
+
+@case
+def test_replicas__who_changes_first_and_commits_last_is_not_missed(w):
+    """A version that became visible behind a larger one would be missed for good by who reads what is newer than the last."""
+    with w.replica() as second:
+        first_email, last_email = name(), name()
+        tokens, users = {}, {}
+        for email in (first_email, last_email):
+            users[email] = w.user(email)["id"]
+            tokens[email] = w.access_token(client_id="web", sub="sub-" + email, email=email, groups=["llm-users"])
+        let_in = lambda email: [gw.request("GET", "/v1/models", key=tokens[email])[0] == 200 for gw in (w.gw, second)]
+        for email in users:
+            w.eventually(lambda: let_in(email) == [True, True], 10)
+        deactivate = "update identity.scim_users set active = false where id = '{}'"
+        with Transaction(w, deactivate.format(users[first_email])).changed() as first, Transaction(w, deactivate.format(users[last_email])) as last:
+            w.eventually(lambda: w.gw.psql("select count(*) from pg_stat_activity where wait_event_type = 'Lock'", database="gatehouse") != "0", 10)
+            equal((let_in(first_email), let_in(last_email)), ([True, True], [True, True]))
+            first.commit()
+            last.changed().commit()
+        for email in users:
+            w.eventually(lambda: let_in(email) == [False, False], 10)
 
 
 @case
