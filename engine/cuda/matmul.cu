@@ -1,4 +1,4 @@
-/* Matmul and embed: which kernel, the rounding of activations, and F32. The kernels of all other formats are in matmul_kernels.h. */
+/* Matmul and embed: which kernel, the rounding of activations, and F32. All other formats are in matmul_formats.h, their kernels in matmul_kernels.h. */
 #include "engine/cuda/matmul.h"
 
 enum { WARP = 32, ROUND_THREADS = 256, F32_WARPS = 8, F32_CHUNK = 256, F32_TOKENS = 8 };

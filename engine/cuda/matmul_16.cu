@@ -1,4 +1,4 @@
-/* F16 and BF16: see matmul_kernels.h. */
+/* F16 and BF16: see matmul_formats.h. */
 #include "engine/cuda/matmul_kernels.h"
 
 void mm_launch_16(gpu_stream stream, enum eng_type type, enum mm_path path, const struct mm_call *call)

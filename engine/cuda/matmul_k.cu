@@ -1,4 +1,4 @@
-/* Q4_K, Q5_K and Q6_K: see matmul_kernels.h. */
+/* Q4_K, Q5_K and Q6_K: see matmul_formats.h. */
 #include "engine/cuda/matmul_kernels.h"
 
 using q4_k = mm_k45<4, mm_layout_q4_k>;

@@ -1,4 +1,4 @@
-/* Formats with one scale for 32 values: see matmul_kernels.h. */
+/* Formats with one scale for 32 values: see matmul_formats.h. */
 #include "engine/cuda/matmul_kernels.h"
 
 using q8_0 = mm_block32<8, 128, false, mm_layout_q8_0>;
