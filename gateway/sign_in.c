@@ -30,7 +30,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CODE_MAX 4096u
+#define CODE_MAX      4096u
+#define START_URL_MAX (3u * GW_RETURN_TO_MAX + 128u)
 
 /* ---- life ---- */
 
@@ -532,9 +533,24 @@ static void metadata(struct sign_in *s)
 
 /* ---- the page that lists providers ---- */
 
+static void put_start(struct base_buf *out, const struct pol_provider *provider, const char *return_to)
+{
+    base_buf_printf(out, "/auth/%s/%s/start", provider->kind == POL_PROVIDER_SAML ? "saml" : "oidc",
+                    provider->name);
+    if (return_to[1] == '\0')
+        return;
+    base_buf_append_str(out, "?return_to=");
+    for (const char *at = return_to; *at != '\0'; at++) /* of harmless characters, and these */
+        if (strchr("/?=&", *at) != NULL)
+            base_buf_printf(out, "%%%02X", (unsigned char)*at);
+        else
+            base_buf_append_char(out, *at);
+}
+
+/* With one provider there is nothing to choose. */
 static void choose(struct gw_app *app, struct gw_http *http)
 {
-    auto_buf struct base_buf page = BASE_BUF_INIT(GW_PAGE_MAX);
+    auto_buf struct base_buf page = BASE_BUF_INIT(GW_PAGE_MAX), only = BASE_BUF_INIT(START_URL_MAX);
     struct gw_runtime *runtime = gw_app_runtime(app);
     const struct pol_snapshot *policy = gw_runtime_policy(runtime);
     const char *query = gw_http_query(http);
@@ -543,6 +559,8 @@ static void choose(struct gw_app *app, struct gw_http *http)
 
     gw_form_get(query, strlen(query), "return_to", wanted, sizeof(wanted));
     gw_return_to(wanted, return_to);
+    if (n == 1)
+        put_start(&only, pol_provider_at(policy, 0), return_to);
     gw_page_begin(&page, "Sign in to Gatehouse",
                   n > 0 ? "Use your company account."
                         : "Single sign-on is not set up here: ask your administrator for a sign-in link.");
@@ -550,23 +568,20 @@ static void choose(struct gw_app *app, struct gw_http *http)
     for (size_t i = 0; i < n; i++) {
         const struct pol_provider *provider = pol_provider_at(policy, i);
 
-        base_buf_printf(&page, "<li><a class=\"button\" href=\"/auth/%s/%s/start",
-                        provider->kind == POL_PROVIDER_SAML ? "saml" : "oidc", provider->name);
-        if (return_to[1] != '\0') {
-            base_buf_append_str(&page, "?return_to=");
-            for (const char *at = return_to; *at != '\0'; at++) /* of harmless characters, and these */
-                if (strchr("/?=&", *at) != NULL)
-                    base_buf_printf(&page, "%%%02X", (unsigned char)*at);
-                else
-                    base_buf_append_char(&page, *at);
-        }
+        base_buf_append_str(&page, "<li><a class=\"button\" href=\"");
+        put_start(&page, provider, return_to);
         base_buf_append_str(&page, "\">");
         gw_page_escape(&page, provider->label[0] != '\0' ? provider->label : provider->name);
         base_buf_append_str(&page, "</a></li>");
     }
     base_buf_append_str(&page, "</ul>");
     gw_runtime_unref(runtime);
-    gw_page_send(http, 200, &page, NULL);
+    if (n == 1 && !only.failed) {
+        const struct gw_header headers[] = {{"location", only.data}, {"cache-control", "no-store"}};
+
+        gw_http_send(http, 303, headers, BASE_ARRAY_LEN(headers), "", 0);
+    } else
+        gw_page_send(http, 200, &page, NULL);
 }
 
 /* ---- routes ---- */

@@ -1,7 +1,7 @@
 /* Sign-in: the gateway's side of OIDC and SAML. What a provider said is checked by gatehouse-sso; what binds it to this browser, once,
  * is checked here.
  *
- *   GET  /auth/sign-in?return_to=     the providers, by label
+ *   GET  /auth/sign-in?return_to=     the providers, by label; where there is one, on to it
  *   GET  /auth/oidc/NAME/start        to the provider
  *   GET  /auth/oidc/NAME/callback     back from it
  *   POST /auth/oidc/NAME/logout       back-channel logout

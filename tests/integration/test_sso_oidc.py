@@ -162,6 +162,14 @@ def test_sign_in__returns_to_our_own_pages_alone(gw):
 
 
 @case
+def test_sign_in__where_there_is_one_provider_nobody_chooses(gw):
+    for query, start in (("", "/auth/oidc/corp/start"), ("?return_to=/%3Fnew%3D1", "/auth/oidc/corp/start?return_to=%2F%3Fnew%3D1"),
+                         ("?return_to=//evil.example", "/auth/oidc/corp/start")):
+        page = Browser(gw).fetch(f"{gw.url}/auth/sign-in{query}")
+        equal((page.status, page.headers.get("location")), (303, start))
+
+
+@case
 def test_callback__is_for_the_browser_that_began_and_holds_once(gw):
     browser = Browser(gw)
     stopped = browser.sign_in("bob", stop_at=CALLBACK)
