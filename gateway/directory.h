@@ -24,10 +24,10 @@ struct gw_directory *gw_directory_new(void); /* knows nobody until it is refresh
 void gw_directory_free(struct gw_directory *directory); /* NULL is allowed */
 /* Which of a user's names is the key from now on. */
 void gw_directory_use_external_id(struct gw_directory *directory, bool external_id);
-/* Brings what changed since the version that we have. Everything when that cannot be told (the first time, too old, too much), or when
- * `whole`: behind another connection may be another database. On failure the old snapshot stays and pg is disconnected. By the
- * store's watcher alone. */
-enum base_code gw_directory_refresh(struct gw_directory *directory, bool whole, struct base_pg *pg,
+/* Brings what changed since the version that we have. Everything when that cannot be told: the first time, too old, too much, or
+ * `elsewhere`, behind another connection, where another database may be. On failure the old snapshot stays and pg is disconnected.
+ * By the store's watcher alone. */
+enum base_code gw_directory_refresh(struct gw_directory *directory, bool elsewhere, struct base_pg *pg,
                                     struct base_err *err);
 /* How often everything was read. By who refreshes; for tests. */
 uint64_t gw_directory_whole_reads(const struct gw_directory *directory);

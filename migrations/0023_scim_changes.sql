@@ -14,11 +14,13 @@ DROP FUNCTION identity.scim_changed();
 
 CREATE TABLE identity.scim_changes (
     version bigint NOT NULL,
-    kind    smallint NOT NULL CHECK (kind IN (1, 2)), -- 1 a user or the user's memberships, 2 a group (gateway/directory.c)
+    kind    smallint NOT NULL CHECK (kind IN (1, 2, 3)), -- 1 a user or the user's memberships, 2 a group, 3 (beside 2) a group that was deleted
     id      uuid NOT NULL,
     at      timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (version, kind, id)
 );
+-- A restored database may come to the same number by other changes, but not at the same time.
+ALTER TABLE identity.versions ADD COLUMN at timestamptz NOT NULL DEFAULT now();
 INSERT INTO identity.versions (name, version) SELECT 'scim_from', version FROM identity.versions WHERE name = 'scim';
 
 -- The next number and, until the end of the transaction, the lock.
@@ -26,7 +28,7 @@ CREATE FUNCTION identity.scim_next() RETURNS bigint
     LANGUAGE sql SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT pg_notify('gatehouse_identity', 'scim');
-    UPDATE identity.versions SET version = version + 1 WHERE name = 'scim' RETURNING version;
+    UPDATE identity.versions SET version = version + 1, at = clock_timestamp() WHERE name = 'scim' RETURNING version;
 $$;
 REVOKE ALL ON FUNCTION identity.scim_next() FROM PUBLIC;
 
@@ -58,12 +60,14 @@ CREATE TRIGGER scim_groups_change AFTER UPDATE ON identity.scim_groups
     REFERENCING OLD TABLE AS gone NEW TABLE AS come FOR EACH STATEMENT EXECUTE FUNCTION identity.scim_changed(2, 'id');
 CREATE TRIGGER scim_groups_go AFTER DELETE ON identity.scim_groups
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION identity.scim_changed(2, 'id');
+CREATE TRIGGER scim_groups_end AFTER DELETE ON identity.scim_groups
+    REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION identity.scim_changed(3, 'id');
 CREATE TRIGGER scim_members_come AFTER INSERT ON identity.scim_members
     REFERENCING NEW TABLE AS come FOR EACH STATEMENT EXECUTE FUNCTION identity.scim_changed(1, 'user_id');
 CREATE TRIGGER scim_members_change AFTER UPDATE ON identity.scim_members
     REFERENCING OLD TABLE AS gone NEW TABLE AS come FOR EACH STATEMENT EXECUTE FUNCTION identity.scim_changed(1, 'user_id');
 
--- A group that is deleted takes its memberships along, perhaps everybody's: the group's own row in the list says it for all of them.
+-- A group that is deleted takes its memberships along, perhaps everybody's: the group's own rows in the list say it for all of them.
 CREATE FUNCTION identity.scim_left() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
