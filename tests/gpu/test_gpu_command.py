@@ -143,6 +143,9 @@ def test_figures_of_bench():
     g = fresh()
     equal(g.rates("CPU\npp512 10.0 t/s  tg64 3.5 t/s  (x)\npp512 12.0 t/s  tg64 3.0 t/s\n"), (12.0, 3.5))
     equal(g.rates("no figures"), (None, None))
+    equal(g.of_the_bus(3.2e9), "3.2 GB/s of file")
+    g.ceilings["h2d_bytes_s"] = 25.6e9
+    equal(g.of_the_bus(3.2e9), "3.2 GB/s of file, 12 % of host to device")
 
 
 if __name__ == "__main__":
