@@ -32,6 +32,7 @@ struct request {
     struct gw_principal who;
     char id[GW_SESSION_ID_LEN + 1];                      /* to be ended; "": list */
     char issuer[GW_ISSUER_MAX], subject[GW_SUBJECT_MAX]; /* asked for; "": everybody's */
+    char cursor[GW_SESSION_CURSOR_MAX];
     struct base_buf list;
     bool found;
 };
@@ -115,15 +116,18 @@ static void on_each(const struct gw_session_record *session, const char *id, voi
         r->found = true;
 }
 
-static void on_listed(enum base_code rc, const struct gw_session_record *none, void *user)
+/* next: "" when nothing follows. */
+static void on_page(enum base_code rc, const char *next, void *user)
 {
     struct request *r = user;
     const struct gw_header headers[] = {{"content-type", "application/json"}, {"cache-control", "no-store"}};
 
-    (void)none;
     if (r->list.len == 0)
         base_buf_append_str(&r->list, "{\"sessions\":[");
-    base_buf_append_str(&r->list, "]}");
+    base_buf_append_char(&r->list, ']');
+    if (next[0] != '\0')
+        put_text(&r->list, "next", next);
+    base_buf_append_char(&r->list, '}');
     if (rc != BASE_OK || r->list.failed) {
         fail_by_store(r);
         return;
@@ -131,6 +135,12 @@ static void on_listed(enum base_code rc, const struct gw_session_record *none, v
     if (r->visit.http != NULL)
         gw_http_send(r->visit.http, 200, headers, BASE_ARRAY_LEN(headers), r->list.data, r->list.len);
     gw_visit_over(&r->visit);
+}
+
+static void on_listed(enum base_code rc, const struct gw_session_record *none, void *user)
+{
+    (void)none;
+    on_page(rc, "", user);
 }
 
 /* ---- end ---- */
@@ -194,7 +204,7 @@ static void begin(struct request *r)
         gw_sessions_list(sessions, r->visit.loop, r->issuer, r->subject, on_each,
                          r->id[0] != '\0' ? on_looked_up : on_listed, r);
     else
-        gw_sessions_list(sessions, r->visit.loop, "", "", on_each, on_listed, r);
+        gw_sessions_page(sessions, r->visit.loop, r->cursor, on_each, on_page, r);
 }
 
 static void identified(enum gw_auth_result result, const struct gw_principal *who, void *user)
@@ -220,8 +230,12 @@ static bool read_query(struct request *r)
     const char *query = gw_http_query(r->visit.http);
     enum base_code subject = gw_form_get(query, strlen(query), "subject", r->subject, sizeof(r->subject));
     enum base_code issuer = gw_form_get(query, strlen(query), "issuer", r->issuer, sizeof(r->issuer));
+    enum base_code cursor = gw_form_get(query, strlen(query), "cursor", r->cursor, sizeof(r->cursor));
 
     if ((subject != BASE_OK && subject != BASE_NOT_FOUND) || (issuer != BASE_OK && issuer != BASE_NOT_FOUND))
+        return false;
+    if (cursor != BASE_NOT_FOUND &&
+        (cursor != BASE_OK || !gw_session_cursor_valid(r->cursor) || issuer == BASE_OK))
         return false;
     return r->issuer[0] == '\0' || r->subject[0] != '\0';
 }

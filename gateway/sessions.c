@@ -1,7 +1,7 @@
 /* Sessions. See sessions.h.
  *
  *     gh:session:{hash}    the sealed record; time to live: the idle limit
- *     gh:refresh:{hash}    held while one request refreshes the session; 10 s
+ *     gh:refresh:{hash}    held while one request refreshes the session; LOCK_MS
  *     gh:person:{tag}      a hash of session name -> token hash, for listing; goes with the last session's absolute end
  *
  *     start          index, SET NX --------------------------------------------> done
@@ -38,10 +38,13 @@
 #define KEY_MAX         96u
 #define HEX_HASH        (2u * BASE_SHA256_BYTES)
 #define REDIS_MS        250u
-#define LOCK_MS         "10000"
-#define TOUCH_PARTS     60 /* seen_us is written once in a sixtieth of the idle limit */
-#define LIST_MAX        1000u
-#define API_LIFE_S      86400u /* a bearer token from before a revocation may be brought for so long */
+#define LOCK_MS         "20000" /* longer than a provider is waited for */
+#define TOUCH_PARTS     60      /* seen_us is written once in a sixtieth of the idle limit */
+#define LIST_MAX        1000u   /* of one person */
+#define PAGE_KEYS       "250"   /* that Redis looks at for one SCAN */
+#define PAGE_FULL       500u    /* a page ends after the SCAN that has filled it, */
+#define PAGE_SCANS_MAX  100u    /* or after as many that have not */
+#define API_LIFE_S      86400u  /* a bearer token from before a revocation may be brought for so long */
 #define US              INT64_C(1000000)
 #define SESSION_PREFIX  "gh:session:"
 #define REASON_MAX      128u
@@ -81,6 +84,9 @@ struct gw_sessions_op {
     /* list */
     struct found *found;
     unsigned n_found, at;
+    gw_session_page_fn *page_done;
+    unsigned n_scans;
+    char next[GW_SESSION_CURSOR_MAX];
 };
 
 /* ---- ops ---- */
@@ -110,6 +116,8 @@ static void op_end(struct gw_sessions_op *op, enum base_code rc)
 {
     if (!op->forgotten && op->done != NULL)
         op->done(rc, rc == BASE_OK ? &op->record : NULL, op->user);
+    if (!op->forgotten && op->page_done != NULL)
+        op->page_done(rc, op->next, op->user);
     op->ended = true;
     if (!op->in_call)
         op_free(op);
@@ -517,6 +525,16 @@ struct gw_sessions_op *gw_sessions_rotate_begin(struct gw_sessions *sessions, st
     return op_handle(op);
 }
 
+void gw_sessions_rotate_cancel(struct gw_sessions *sessions, struct gw_loop *loop, const char *token)
+{
+    struct gw_sessions_op *op = op_new(sessions, loop, NULL);
+    char key[KEY_MAX];
+
+    hash_of(sessions, token, op->hash);
+    COMMAND(op, on_ignored, NULL, T("DEL"), T(lock_key(op->hash, key)));
+    op_free(op);
+}
+
 static enum base_code work_revoke(struct base_pg *pg, void *arg, struct base_err *err)
 {
     struct gw_sessions_op *op = arg;
@@ -728,8 +746,8 @@ static void add_found(struct gw_sessions_op *op, const char *hex, size_t len)
     struct found *one = &op->found[op->n_found];
     size_t n = 0;
 
-    if (op->n_found < LIST_MAX && len == HEX_HASH &&
-        base_hex_decode(hex, len, one->hash, sizeof(one->hash), &n) == BASE_OK && n == sizeof(one->hash))
+    if (len == HEX_HASH && base_hex_decode(hex, len, one->hash, sizeof(one->hash), &n) == BASE_OK &&
+        n == sizeof(one->hash))
         op->n_found++;
 }
 
@@ -745,41 +763,45 @@ static void on_index(enum base_code rc, const struct gw_redis_value *value, void
         return;
     }
     op->found = base_zalloc(LIST_MAX * sizeof(*op->found));
-    for (unsigned i = 1; i < value->n_items; i += 2)
+    for (unsigned i = 1; i < value->n_items && op->n_found < LIST_MAX; i += 2)
         add_found(op, value->items[i].bytes, value->items[i].len);
     list_next(op);
 }
 
-static void list_scan(struct gw_sessions_op *op, const char *cursor);
+static void scan(struct gw_sessions_op *op);
 
 static void on_scanned(enum base_code rc, const struct gw_redis_value *value, void *user)
 {
     static const size_t prefix = sizeof(SESSION_PREFIX) - 1;
     struct gw_sessions_op *op = user;
-    char cursor[32];
 
     if (rc == BASE_OK && (value->kind != GW_REDIS_LIST || value->n_items == 0 ||
-                          value->items[0].kind != GW_REDIS_TEXT || value->items[0].len >= sizeof(cursor)))
+                          value->items[0].kind != GW_REDIS_TEXT || value->items[0].len >= sizeof(op->next)))
         rc = BASE_CORRUPT;
     if (rc != BASE_OK) {
         op_end(op, rc);
         return;
     }
+    op->found = base_realloc(op->found, (op->n_found + value->n_items) * sizeof(*op->found));
+    memset(op->found + op->n_found, 0, value->n_items * sizeof(*op->found));
     for (unsigned i = 1; i < value->n_items; i++)
         if (value->items[i].len > prefix)
             add_found(op, value->items[i].bytes + prefix, value->items[i].len - prefix);
-    memcpy(cursor, value->items[0].bytes, value->items[0].len);
-    cursor[value->items[0].len] = '\0';
-    if (strcmp(cursor, "0") == 0 || op->n_found == LIST_MAX)
+    snprintf(op->next, sizeof(op->next), "%.*s", (int)value->items[0].len, value->items[0].bytes);
+    if (strcmp(op->next, "0") == 0) {
+        op->next[0] = '\0';
         list_next(op);
-    else
-        list_scan(op, cursor);
+    } else if (op->n_found >= PAGE_FULL || ++op->n_scans == PAGE_SCANS_MAX) {
+        list_next(op);
+    } else {
+        scan(op);
+    }
 }
 
-static void list_scan(struct gw_sessions_op *op, const char *cursor)
+static void scan(struct gw_sessions_op *op)
 {
-    COMMAND(op, on_scanned, op, T("SCAN"), T(cursor), T("MATCH"), T(SESSION_PREFIX "*"), T("COUNT"),
-            T("500"));
+    COMMAND(op, on_scanned, op, T("SCAN"), T(op->next), T("MATCH"), T(SESSION_PREFIX "*"), T("COUNT"),
+            T(PAGE_KEYS));
 }
 
 struct gw_sessions_op *gw_sessions_list(struct gw_sessions *sessions, struct gw_loop *loop,
@@ -791,11 +813,27 @@ struct gw_sessions_op *gw_sessions_list(struct gw_sessions *sessions, struct gw_
 
     op->done = done;
     op->each = each;
-    if (subject[0] == '\0') {
-        op->found = base_zalloc(LIST_MAX * sizeof(*op->found));
-        list_scan(op, "0");
-    } else
-        COMMAND(op, on_index, op, T("HGETALL"), T(person_key(op, issuer, subject, key)));
+    COMMAND(op, on_index, op, T("HGETALL"), T(person_key(op, issuer, subject, key)));
+    return op_handle(op);
+}
+
+bool gw_session_cursor_valid(const char *cursor)
+{
+    size_t len = strlen(cursor);
+
+    return len > 0 && len < GW_SESSION_CURSOR_MAX && strspn(cursor, "0123456789") == len;
+}
+
+struct gw_sessions_op *gw_sessions_page(struct gw_sessions *sessions, struct gw_loop *loop,
+                                        const char *cursor, gw_session_each_fn *each,
+                                        gw_session_page_fn *done, void *user)
+{
+    struct gw_sessions_op *op = op_new(sessions, loop, user);
+
+    op->page_done = done;
+    op->each = each;
+    snprintf(op->next, sizeof(op->next), "%s", cursor[0] != '\0' ? cursor : "0");
+    scan(op);
     return op_handle(op);
 }
 

@@ -97,13 +97,15 @@ struct gw_sessions_op *gw_sessions_identify(struct gw_sessions *sessions, struct
 /* The whole record (refresh, logout, GET /auth/session). */
 struct gw_sessions_op *gw_sessions_get(struct gw_sessions *sessions, struct gw_loop *loop, const char *token,
                                        gw_sessions_fn *done, void *user);
-/* Puts a record under a new token and ends the old one (refresh). BASE_EXISTS: another request is just doing that. */
+/* Puts a record under a new token and ends the old one (refresh). BASE_EXISTS: another request is just doing that. Where nothing comes
+ * of it, cancel lets the next one begin at once. */
 struct gw_sessions_op *gw_sessions_rotate_begin(struct gw_sessions *sessions, struct gw_loop *loop,
                                                 const char *token, gw_sessions_fn *done, void *user);
 struct gw_sessions_op *gw_sessions_rotate_end(struct gw_sessions *sessions, struct gw_loop *loop,
                                               const char *token, const char *new_token,
                                               const struct gw_session_record *record, gw_sessions_fn *done,
                                               void *user);
+void gw_sessions_rotate_cancel(struct gw_sessions *sessions, struct gw_loop *loop, const char *token);
 
 /* Ends what it names, in Postgres first (BASE_UNAVAILABLE: nothing was ended), and cuts its live streams here; the other gateways
  * follow by notification. a: credential_id, issuer, or directory key; b: subject, sid, or "". */
@@ -124,10 +126,20 @@ struct gw_sessions_op *gw_sessions_use_once(struct gw_sessions *sessions, struct
                                             const char *kind, const char *value, int64_t until_s,
                                             gw_sessions_fn *done, void *user);
 
-/* Live sessions of a person (admin: of all, subject ""), newest first; each is called within the callback's time, before done. */
+/* Live sessions of a person, newest first; each is called within the callback's time, before done. */
 typedef void gw_session_each_fn(const struct gw_session_record *record, const char *session_id, void *user);
 struct gw_sessions_op *gw_sessions_list(struct gw_sessions *sessions, struct gw_loop *loop,
                                         const char *issuer, const char *subject, gw_session_each_fn *each,
                                         gw_sessions_fn *done, void *user);
+
+/* Everybody's, some hundreds at a time, newest first among these. cursor: "" to begin, then the `next` of the page before; next is ""
+ * with the last page. A page may be empty and not the last. A session that lives all the while is in at least one page; one that
+ * begins or ends meanwhile may be. */
+#define GW_SESSION_CURSOR_MAX 24u
+typedef void gw_session_page_fn(enum base_code rc, const char *next, void *user);
+bool gw_session_cursor_valid(const char *cursor); /* has the form of a `next` */
+struct gw_sessions_op *gw_sessions_page(struct gw_sessions *sessions, struct gw_loop *loop,
+                                        const char *cursor, gw_session_each_fn *each,
+                                        gw_session_page_fn *done, void *user);
 
 #endif

@@ -65,6 +65,7 @@ static void on_refreshed(enum base_code rc, const char *json, size_t len, void *
         rc = gw_sso_decode(&s->reply, s->arena, json, len, &err);
     if (rc != BASE_OK || (!s->reply.ok && strcmp(s->reply.code, "refused") != 0)) {
         gw_sign_in_count(s, "unavailable");
+        gw_sessions_rotate_cancel(s->app->sessions, s->visit.loop, s->old_token);
         send_api_error(s, GW_AUTH_UNAVAILABLE);
         return;
     }

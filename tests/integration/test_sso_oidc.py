@@ -284,6 +284,17 @@ def test_refresh__ends_the_session_when_the_provider_refuses(gw):
     signed_in(gw, "carol")
 
 
+@case
+def test_refresh__works_again_as_soon_as_the_provider_does(gw):
+    browser = signed_in(gw, "carol")
+    with fault(gw, "/token", "500"):
+        equal(browser.api("POST", "/auth/refresh").status, 503)
+    deadline = time.monotonic() + 8  # the provider is left alone for a moment; the session is not locked beyond that
+    while (page := browser.api("POST", "/auth/refresh")).status == 503 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    equal(page.status, 200)
+
+
 # ---- metrics ----
 
 

@@ -490,6 +490,12 @@ static void test_sessions__administrators_see_and_end_all(void)
     CHECK(says(&answer, "{\"sessions\":[]}"));
     CHECK_INT(with_cookie("GET", "/auth/admin/sessions?subject=bob&subject=eve", eve, "").status, 400);
     CHECK_INT(with_cookie("GET", "/auth/admin/sessions?issuer=gatehouse:local", eve, "").status, 400);
+    CHECK_INT(with_cookie("GET", "/auth/admin/sessions?cursor=0", eve, "").status, 200);
+    CHECK_INT(with_cookie("GET", "/auth/admin/sessions?cursor=", eve, "").status, 400);
+    CHECK_INT(with_cookie("GET", "/auth/admin/sessions?cursor=1%20COUNT", eve, "").status, 400);
+    CHECK_INT(with_cookie("GET", "/auth/admin/sessions?subject=bob&issuer=gatehouse:local&cursor=0", eve, "")
+                  .status,
+              400);
     answer = with_cookie("POST", "/auth/admin/sessions", eve, "");
     CHECK_INT(answer.status, 405);
     CHECK_STR(gate_header(&answer, "allow"), "GET");
