@@ -215,6 +215,24 @@ def test_deactivated__sessions_streams_and_keys_end(w):
 
 
 @case
+def test_deactivated__who_has_no_key_leaves_the_keys_alone(w):
+    """Else every gateway reads all keys anew."""
+    version = lambda: w.gw.psql("select version from identity.versions where name = 'api_keys'", database="gatehouse")
+    without, holder = name(), name()
+    users = [w.user(email)["id"] for email in (without, holder)]
+    key = w.gw.new_key("employee", owner=holder)
+    equal(w.gw.request("GET", "/v1/models", key=key)[0], 200)
+    before = version()
+    equal(w.patch("/Users/" + users[0], {"op": "replace", "path": "active", "value": False})[0], 200)
+    equal(version(), before)
+    w.gw.psql("update identity.api_keys set last_used_at = now(); update identity.api_keys set roles = roles", database="gatehouse")
+    equal(version(), before)
+    equal(w.patch("/Users/" + users[1], {"op": "replace", "path": "active", "value": False})[0], 200)
+    check(version() != before)
+    w.eventually(lambda: w.gw.request("GET", "/v1/models", key=key)[0] == 401)
+
+
+@case
 def test_deactivated__access_tokens_too(w):
     email = name()
     path = "/Users/" + w.user(email)["id"]
