@@ -6,6 +6,7 @@
 
 #include <arpa/inet.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 /* How often gatehouse-sso was asked. */
@@ -202,7 +203,7 @@ static void test_token__service_account(void)
 }
 
 static enum base_code revoked_rc;
-static volatile bool revoked_done;
+static atomic_bool revoked_done; /* and revoked_rc is there */
 
 static void on_revoked(enum base_code rc, const struct gw_session_record *none, void *user)
 {
