@@ -81,8 +81,8 @@ struct aud_record {
     uint64_t prompt_tokens, completion_tokens, released_bytes, max_tokens;
     uint64_t ttft_us, duration_us;
     int64_t wall_us; /* 0: now */
-    const char
-        *content; /* intent: the messages as forwarded (JSON); outcome: the text released. NULL: none */
+    /* intent: the messages as forwarded (JSON); outcome: the text released. NULL: none */
+    const char *content;
     size_t content_len;
 };
 

@@ -52,8 +52,8 @@ struct aud_shown {
     struct aud_hash_text {
         char hex[2 * BASE_SHA256_BYTES + 1];
     } hash;
-    unsigned char
-        *content; /* decrypted; NULL: none, or not asked for, or not to be had (content_note says why) */
+    /* decrypted; NULL: none, or not asked for, or not to be had (content_note says why) */
+    unsigned char *content;
     size_t content_len;
     char content_note[120];
 };

@@ -109,8 +109,8 @@ struct eng_usage {
 
 struct eng_event {
     enum eng_event_kind kind;
-    const char
-        *text; /* TEXT: valid UTF-8, never a cut sequence, never a part of a stop string; not NUL-ended */
+    /* TEXT: valid UTF-8, never a cut sequence, never a part of a stop string; not NUL-ended */
+    const char *text;
     size_t text_len;
     enum eng_finish finish;     /* FINISH */
     struct eng_usage usage;     /* FINISH and ERROR: final; START (prefill is done): prompt_tokens */
@@ -142,8 +142,8 @@ void eng_request_unref(struct eng_request *request);
 
 struct eng_stats {
     uint32_t running, waiting, queue_max;
-    bool
-        device_lost; /* for good: every request fails with BASE_UNAVAILABLE until the engine is opened anew */
+    /* for good: every request fails with BASE_UNAVAILABLE until the engine is opened anew */
+    bool device_lost;
     uint64_t oldest_wait_us;
     double kv_usage_ratio;
     uint64_t steps_total, prompt_tokens_total, completion_tokens_total, busy_us_total, last_step_mono_us;

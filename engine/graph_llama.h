@@ -13,8 +13,8 @@ struct eng_graph;
 
 struct eng_graph_options {
     const struct eng_ops *ops;
-    struct eng_device_options
-        device; /* what follows from the model (n_vocab, max_rows, ...) is filled in here */
+    /* what follows from the model (n_vocab, max_rows, ...) is filled in here */
+    struct eng_device_options device;
 };
 
 /* Device memory of weights, buffers and the device's own; all but the KV pages. Reads no tensor. */

@@ -38,8 +38,8 @@ struct eng_kv_store; /* all KV pages of all layers */
 struct eng_device_options {
     unsigned n_threads; /* of the host; at least 1. A device needs them while weights come */
     unsigned index;     /* which of several devices */
-    uint64_t
-        reserve_bytes; /* device memory that open takes, for all that follows: the sum of the *_bytes below. CPU: ignored */
+    /* device memory that open takes, for all that follows: the sum of the *_bytes below. CPU: ignored */
+    uint64_t reserve_bytes;
     uint32_t max_tokens;         /* rows of the largest step */
     uint32_t max_context;        /* positions of the longest sequence */
     uint32_t max_sequences;      /* page tables of one step */

@@ -23,8 +23,8 @@ struct eng_config {
     char family[32];
     uint32_t n_layers, n_embd, n_ff, n_heads, n_kv_heads, head_dim, rope_dim, n_vocab, n_ctx_train;
     float norm_eps;
-    bool
-        rope_halves; /* rotates (i, i + rope_dim/2) as qwen2 and qwen3 do; otherwise adjacent pairs as permuted llama files do */
+    /* rotates (i, i + rope_dim/2) as qwen2 and qwen3 do; otherwise adjacent pairs as permuted llama files do */
+    bool rope_halves;
     bool tied_output;   /* logits use token_embd */
     float rope_scale;   /* multiplies cos and sin (YaRN) */
     double *rope_freqs; /* [rope_dim / 2] radians per position, scaling applied */

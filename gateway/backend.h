@@ -40,8 +40,8 @@ struct gw_backend_request {
     struct gw_loop *loop;
     struct gw_http_client *http_client; /* the loop's */
     struct base_workers *workers;
-    const struct gw_chat
-        *chat; /* masked; read before submit returns; its arena is referenced for the call's life */
+    /* masked; read before submit returns; its arena is referenced for the call's life */
+    const struct gw_chat *chat;
     const char *upstream_model;
     uint32_t max_tokens; /* 0: the backend's own end */
     uint64_t cache_tag, seed;

@@ -39,8 +39,8 @@ struct engine_call {
     struct gw_backend *backend;
     struct gw_loop *loop;
     struct base_arena *arena; /* keeps alive what the chat points to */
-    struct gw_chat
-        chat; /* a copy: the owner's is gone once it has cancelled, and a worker may only then come to it */
+    /* a copy: the owner's is gone once it has cancelled, and a worker may only then come to it */
+    struct gw_chat chat;
     uint32_t max_tokens;
     uint64_t cache_tag, seed;
     gw_backend_event_fn *on_event;

@@ -182,9 +182,8 @@ static void step_parse(struct gw_call *call)
 static void on_cut(void *user)
 {
     struct gw_call *call = user;
-    const struct gw_api_error error = {.code = call->principal.method == GW_AUTH_SESSION
-                                                   ? GW_API_SESSION_ENDED
-                                                   : GW_API_REVOKED_API_KEY};
+    const struct gw_api_error error = {
+        .code = call->principal.method == GW_AUTH_SESSION ? GW_API_SESSION_ENDED : GW_API_REVOKED_API_KEY};
 
     if (call->pending_limit != NULL)
         gw_limits_forget(call->pending_limit);
@@ -205,8 +204,8 @@ static void on_identified(enum gw_auth_result result, const struct gw_principal 
         return;
     }
     call->principal = *principal;
-    call->live = (struct gw_live_entry){
-        .loop = call->loop, .who = &call->principal, .cut = on_cut, .user = call};
+    call->live =
+        (struct gw_live_entry){.loop = call->loop, .who = &call->principal, .cut = on_cut, .user = call};
     gw_live_add(call->app->live, &call->live);
     for (unsigned i = 0; i < principal->n_roles; i++)
         call->roles[i] = call->principal.roles[i];

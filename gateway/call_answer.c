@@ -385,8 +385,7 @@ void gw_send_error(struct gw_http *http, const struct gw_api_error *error)
     if (error->code == GW_API_INVALID_TOKEN) /* RFC 6750 section 3.1 */
         add(&list, "www-authenticate", "Bearer realm=\"gatehouse\", error=\"invalid_token\"");
     else if (error->code == GW_API_INVALID_DPOP_PROOF) /* RFC 9449 section 7.1 */
-        add(&list, "www-authenticate",
-            "DPoP error=\"invalid_dpop_proof\", algs=\"ES256 ES384 PS256 EdDSA\"");
+        add(&list, "www-authenticate", "DPoP error=\"invalid_dpop_proof\", algs=\"ES256 ES384 PS256 EdDSA\"");
     else if (gw_api_status(error->code) == 401)
         add(&list, "www-authenticate", "Bearer realm=\"gatehouse\"");
     gw_api_error_json(error, &body);

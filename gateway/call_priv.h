@@ -79,8 +79,8 @@ struct gw_call {
     struct {
         uint64_t prompt_tokens, completion_tokens;
         uint64_t pieces; /* texts of the attempt that is open: a lower bound until the backend says */
-        uint64_t
-            estimated; /* for the limits alone: what the prompt cost where a backend was stopped before it could say */
+        /* for the limits alone: what the prompt cost where a backend was stopped before it could say */
+        uint64_t estimated;
     } usage;
     /* settle */
     const char *status;     /* "ok", "blocked", "error", "cancelled", "denied", "refused", "cut" */

@@ -13,8 +13,8 @@ struct gw_cli_identity_options {
     const char *dsn;         /* role gatehouse_store */
     const char *pepper_file; /* the same file as the gateway's, mode 0600 */
     const char *public_url;  /* of links, when --url is not given; NULL: it must be */
-    const char *
-        policy_file; /* for `key create`: service accounts, and whether there is a directory; NULL: neither */
+    /* for `key create`: service accounts, and whether there is a directory; NULL: neither */
+    const char *policy_file;
     FILE *out, *err; /* NULL: stdout, stderr */
     /* Records "key.create", "key.revoke", "link.create" in the audit; target is the key's id or the link's subject. False: it could
      * not be recorded. May be NULL. */

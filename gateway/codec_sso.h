@@ -26,7 +26,8 @@ struct gw_sso_reply {
     /* identity and what belongs to it; NULL when absent */
     const char *issuer, *subject, *sid, *name, *email, *acr, *refresh_token, *id_token, *jti;
     const char *assertion_id, *name_id, *name_id_format, *session_index, *client_id, *provider, *audience;
-    int64_t auth_time, issued_at, expires_at, assertion_expires_at, session_ends_at; /* Unix seconds, 0: absent */
+    /* Unix seconds, 0: absent */
+    int64_t auth_time, issued_at, expires_at, assertion_expires_at, session_ends_at;
     bool bound;
     struct pol_claim *claims;
     size_t n_claims;

@@ -26,8 +26,9 @@ struct gw_redis;
 
 struct gw_redis_options {
     struct gw_loop *loop;
-    const char *url;    /* "unix:///path", "redis://[[user]:password@]host[:port][/database]" */
-    const char *script; /* answers a list of integers; lives as long as the gw_redis; NULL: no gw_redis_eval */
+    const char *url; /* "unix:///path", "redis://[[user]:password@]host[:port][/database]" */
+    /* answers a list of integers; lives as long as the gw_redis; NULL: no gw_redis_eval */
+    const char *script;
     unsigned timeout_ms;
 };
 bool gw_redis_url_ok(const char *url);
@@ -48,8 +49,8 @@ struct gw_redis_call {
     unsigned n_args;
     bool even_if_slow; /* nobody waits for it: sent while others are overdue */
     gw_redis_fn *done;
-    gw_redis_fn *
-        late; /* after a `done` with BASE_TIMEOUT, once: the reply, or anything but BASE_OK when there will be none; may be NULL */
+    /* after a `done` with BASE_TIMEOUT, once: the reply, or anything but BASE_OK when there will be none; may be NULL */
+    gw_redis_fn *late;
     void *user;
 };
 void gw_redis_eval(struct gw_redis *redis, const struct gw_redis_call *call);

@@ -32,8 +32,8 @@ struct gw_sessions;
 
 /* What is sealed. Texts that may be long are heap, owned by who fills it; NULL for none. */
 struct gw_session_record {
-    struct gw_principal
-        who; /* roles: what the provider's claims gave; those of the SCIM directory are added at each use */
+    /* roles: what the provider's claims gave; those of the SCIM directory are added at each use */
+    struct gw_principal who;
     char provider[GW_PROVIDER_NAME_MAX]; /* "" for links, GW_LOCAL_PROVIDER for local administrators */
     char sid[GW_SID_MAX];
     char directory_key[GW_SUBJECT_MAX];         /* "" for none: gateway/directory.h */

@@ -24,8 +24,8 @@ struct gw_sso;
 
 struct gw_sso_options {
     const char *program; /* path of gatehouse-sso; NULL: beside our own program */
-    const char
-        *config_json; /* the configure request (codec_sso.h makes it of a policy); copied, wiped at free */
+    /* the configure request (codec_sso.h makes it of a policy); copied, wiped at free */
+    const char *config_json;
     size_t config_len;
     const char *const *resolver_files; /* NULL: those of the system (sso/proto.h) */
     /* Sees every reply, also one that comes too late for who asked. On our thread, with our lock: it is short and does

@@ -23,8 +23,8 @@
 struct gw_store;
 
 struct gw_store_options {
-    const char *
-        dsn; /* role gatehouse_store; a direct connection: LISTEN does not work through a transaction pooler */
+    /* role gatehouse_store; a direct connection: LISTEN does not work through a transaction pooler */
+    const char *dsn;
     struct gw_revocations *revocations; /* fed; NULL: none (commands, tests of keys) */
     struct gw_directory *directory;     /* likewise */
     gw_keys_gone_fn *keys_gone; /* on the watcher's thread, once they are refused; NULL: nobody is told */

@@ -88,8 +88,8 @@ struct pol_backend {
     enum pol_backend_kind kind;
     enum pol_class max_class;
     /* engine */
-    const char
-        *file; /* model file; relative to the policy file's folder when not absolute (already resolved) */
+    /* model file; relative to the policy file's folder when not absolute (already resolved) */
+    const char *file;
     uint32_t context_tokens, max_sequences, queue_max, threads; /* 0: the engine's default */
     const char *device; /* "auto", "cpu", "cuda", "cuda:N"; NULL: auto */
     /* provider; OpenAI-compatible */

@@ -50,8 +50,8 @@ struct sso_process {
     json_t *config;
     struct sso_provider providers[SSO_PROVIDERS_MAX];
     unsigned n_providers;
-    struct base_queue
-        *general; /* requests that name no provider: bearer finds it by issuer, explain by trying */
+    /* requests that name no provider: bearer finds it by issuer, explain by trying */
+    struct base_queue *general;
 };
 
 /* A request to a provider, and how it ended: words of proto.h. */

@@ -36,7 +36,7 @@ struct gate {
     struct gw_sso *sso; /* a test's own; ended by gate_free */
     struct gw_local *local;
     struct pol_snapshot *policy; /* gate_set_policy */
-    const char *policy_file; /* of commands; NULL: none */
+    const char *policy_file;     /* of commands; NULL: none */
     uint64_t policy_generation;
     atomic_bool refuse_records; /* the audit says no; read by the loops */
 };

@@ -46,7 +46,8 @@ static void test_password__hostile_rows(void)
 static void test_password__another_programs_hash(void)
 {
     /* made by PHP: password_hash("correct horse", PASSWORD_ARGON2ID, ["memory_cost" => 19456, "time_cost" => 2]) */
-    static const char hash[] = "$argon2id$v=19$m=19456,t=2,p=1$dk1lSzRqcy5yeE82cHZCdw$6ibALxSDpalayUxvr0OdEE4QgiawzePcYcdP79agKI0";
+    static const char hash[] =
+        "$argon2id$v=19$m=19456,t=2,p=1$dk1lSzRqcy5yeE82cHZCdw$6ibALxSDpalayUxvr0OdEE4QgiawzePcYcdP79agKI0";
 
     CHECK_INT(base_password_verify(hash, "correct horse", 13), BASE_OK);
     CHECK_INT(base_password_verify(hash, "wrong horse", 11), BASE_DENIED);
@@ -54,7 +55,8 @@ static void test_password__another_programs_hash(void)
 
 int main(int argc, char **argv)
 {
-    static const struct tap_case cases[] = {CASE(test_password__round_trip), CASE(test_password__hostile_rows),
+    static const struct tap_case cases[] = {CASE(test_password__round_trip),
+                                            CASE(test_password__hostile_rows),
                                             CASE(test_password__another_programs_hash)};
 
     return tap_main(cases, sizeof(cases) / sizeof(cases[0]), argc, argv);

@@ -53,9 +53,8 @@ static double check_tiny(const char *name, const char *file, const char *kernels
     return max;
 }
 
-static const char *const tiny_names[] = {"llama",      "llama256",   "llama-rope3", "llama-lin",
-                                         "llama-yarn", "llama-bias", "mistral",     "qwen2",
-                                         "qwen3"};
+static const char *const tiny_names[] = {"llama",      "llama256", "llama-rope3", "llama-lin", "llama-yarn",
+                                         "llama-bias", "mistral",  "qwen2",       "qwen3"};
 
 static void test_graph_step__tiny_models_scalar(void)
 {

@@ -126,12 +126,10 @@ static void test_cache__refusals_give_way(void)
 
 int main(int argc, char **argv)
 {
-    static const struct tap_case cases[] = {CASE(test_cache__times),
-                                            CASE(test_cache__of_another_policy),
-                                            CASE(test_cache__keys),
-                                            CASE(test_cache__keys_that_meet_in_a_set),
-                                            CASE(test_cache__full),
-                                            CASE(test_cache__refusals_give_way)};
+    static const struct tap_case cases[] = {
+        CASE(test_cache__times), CASE(test_cache__of_another_policy),
+        CASE(test_cache__keys),  CASE(test_cache__keys_that_meet_in_a_set),
+        CASE(test_cache__full),  CASE(test_cache__refusals_give_way)};
     static const char *const checks[][2] = {{"auth.token_fresh", "test_cache__times"},
                                             {"auth.token_keep", "test_cache__times"},
                                             {"auth.token_policy", "test_cache__of_another_policy"},
