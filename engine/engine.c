@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "engine/device.h"
+#include "engine/pool.h"
 #include "engine/sampler.h"
 
 #include <stdio.h>
@@ -19,7 +20,7 @@ static unsigned n_cores(void)
 {
     long n = sysconf(_SC_NPROCESSORS_ONLN);
 
-    return n < 1 ? 1 : n > 256 ? 256 : (unsigned)n;
+    return n < 1 ? 1 : n > ENG_THREADS_MAX ? ENG_THREADS_MAX : (unsigned)n;
 }
 
 static enum base_code fill_options(struct eng *eng, const struct eng_options *o, struct base_err *err)

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/mem.h"
 #include "base/str.h"
+#include "engine/pool.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -48,7 +49,7 @@ static void reserve_all(struct bare *b, uint32_t context)
 static enum base_code bare_open(struct bare *b, const struct eng_cli *c, uint32_t context, uint32_t n_seqs,
                                 struct base_err *err)
 {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    long online = sysconf(_SC_NPROCESSORS_ONLN), cores = online > ENG_THREADS_MAX ? ENG_THREADS_MAX : online;
     struct eng_device_pick pick;
     struct eng_graph_options go;
     struct eng_kv_shape shape;

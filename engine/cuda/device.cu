@@ -36,9 +36,11 @@ extern "C" {
 
 /* Of a weight on its way to the device: two lie in the caches, so that what threads write is never fetched from memory first (of 8 MiB
  * each, threads write half as fast), and a copy still takes much longer than its launch. */
-#define STAGE_BYTES  ((size_t)2 << 20)
-#define PACK_BYTES   ((size_t)64 << 10) /* that a thread rearranges before it asks for more */
-#define WATCHDOG_MS  30000u             /* a step takes milliseconds */
+#define STAGE_BYTES ((size_t)2 << 20)
+#define PACK_BYTES  ((size_t)64 << 10) /* that a thread rearranges before it asks for more */
+/* As many make more than the bus takes of the slowest format; each more only has to be woken at every piece. */
+#define LOAD_THREADS 8u
+#define WATCHDOG_MS  30000u /* a step takes milliseconds */
 #define SPIN_US      20000u /* most steps are over before: a nap would add a tenth of a millisecond to each */
 #define N_STEP_AREAS 2u
 #define N_STAGES     2u
@@ -441,6 +443,19 @@ static bool upload(struct eng_device *dev, const struct eng_weight_data *data, u
     return true;
 }
 
+/* What cannot start threads loads with its own. */
+static enum base_code open_pool(struct eng_device *dev, struct base_err *err)
+{
+    unsigned n = dev->options.n_threads < LOAD_THREADS ? dev->options.n_threads : LOAD_THREADS;
+
+    if (dev->pool == NULL)
+        dev->pool = eng_pool_new(n);
+    if (dev->pool == NULL)
+        dev->pool = eng_pool_new(1);
+    return dev->pool != NULL ? BASE_OK
+                             : base_fail(err, BASE_NO_MEMORY, 0, "%s: no memory to load with", dev->name);
+}
+
 static enum base_code gpu_weight_new(struct eng_device *dev, const struct eng_weight_data *data,
                                      struct eng_weight **ret_weight, struct base_err *err)
 {
@@ -454,9 +469,8 @@ static enum base_code gpu_weight_new(struct eng_device *dev, const struct eng_we
                          "%s: weights of %u x %u in %s are not supported on CUDA devices", dev->name,
                          data->rows, data->cols, eng_type_info(data->type)->name);
     enter(dev);
-    if (dev->pool == NULL && (dev->pool = eng_pool_new(dev->options.n_threads)) == NULL)
-        return base_fail(err, BASE_UNAVAILABLE, 0, "%s: %u threads cannot be started", dev->name,
-                         dev->options.n_threads);
+    if ((rc = open_pool(dev, err)) != BASE_OK)
+        return rc;
     if ((rc = take(dev, part, &to, err)) != BASE_OK)
         return rc;
     w = (struct eng_weight *)calloc(1, sizeof(*w));

@@ -218,7 +218,7 @@ class Gpu:
             self.row("bench", f"{kind} time to first token, {prompt}", f"{prompt / rate * 1e3:.1f} ms")
 
     def of_the_bus(self, rate):
-        """From the file to ready: reading, rearranging, copying."""
+        """From the start to ready: the driver's start, reading, rearranging, copying."""
         bus = self.ceilings.get("h2d_bytes_s")
         return f"{rate / 1e9:.1f} GB/s of file" + (f", {rate / bus * 100:.0f} % of host to device" if bus else "")
 
