@@ -10,9 +10,8 @@
  *                     --> recorded --> cookie, 303 back          cannot be recorded, or the client has left: the session is dropped
  *
  * Invariants:
- *   1. a struct sign_in lives until its last step has come and the request is closed, whichever is later;
- *   2. every step ends in exactly one of: the next step, refuse(), succeed();
- *   3. what a refusal tells the browser is our own text; provider, check and detail go to the operator's log and the audit.
+ *   1. every step ends in exactly one of: the next step, refuse(), succeed();
+ *   2. what a refusal tells the browser is our own text; provider, check and detail go to the operator's log and the audit.
  */
 #include "gateway/sign_in_priv.h"
 

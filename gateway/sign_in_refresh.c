@@ -43,6 +43,7 @@ static void on_rotated(enum base_code rc, const struct gw_session_record *sessio
     struct sign_in *s = user;
 
     if (rc != BASE_OK) {
+        gw_sign_in_count(s, "unavailable");
         send_api_error(s, gw_auth_store_result(rc));
         return;
     }

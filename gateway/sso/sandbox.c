@@ -113,9 +113,7 @@ static const int common[] = {
     SCMP_SYS(fcntl),
     SCMP_SYS(poll),
     SCMP_SYS(ppoll),
-    SCMP_SYS(sendto),
     SCMP_SYS(recvfrom),
-    SCMP_SYS(sendmsg),
     SCMP_SYS(recvmsg),
     SCMP_SYS(getsockopt),
     SCMP_SYS(setsockopt),
@@ -155,7 +153,6 @@ static const int common[] = {
     SCMP_SYS(rt_sigprocmask),
     SCMP_SYS(rt_sigreturn),
     SCMP_SYS(sigaltstack),
-    SCMP_SYS(tgkill),
     SCMP_SYS(restart_syscall),
     SCMP_SYS(exit),
     SCMP_SYS(exit_group),
@@ -176,8 +173,6 @@ static const int parser_calls[] = {
 /* The connector: what a resolver does. */
 static const int connector_calls[] = {
     SCMP_SYS(connect),
-    /* A and AAAA at once */
-    SCMP_SYS(sendmmsg),
     /* of the loader: a module of nsswitch.conf */
     SCMP_SYS(pread64),
 };
@@ -189,6 +184,22 @@ static int allow_threads(scmp_filter_ctx filter)
 
     return seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(clone), 1,
                             SCMP_A0(SCMP_CMP_MASKED_EQ, thread, thread));
+}
+
+/* Of both: sending, but not with MSG_FASTOPEN, which connects past landlock's list of ports; signals to ourselves alone (abort). */
+static int add_common_rules(scmp_filter_ctx filter)
+{
+    const unsigned long fast_open = MSG_FASTOPEN;
+    int rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sendto), 1,
+                              SCMP_A3(SCMP_CMP_MASKED_EQ, fast_open, 0));
+
+    if (rc == 0)
+        rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sendmsg), 1,
+                              SCMP_A2(SCMP_CMP_MASKED_EQ, fast_open, 0));
+    if (rc == 0)
+        rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(tgkill), 1,
+                              SCMP_A0(SCMP_CMP_MASKED_EQ, UINT32_MAX, (unsigned long)getpid()));
+    return rc;
 }
 
 static int add_parser_rules(scmp_filter_ctx filter)
@@ -210,6 +221,10 @@ static int add_connector_rules(scmp_filter_ctx filter)
     static const unsigned families[] = {AF_INET, AF_INET6}, types[] = {SOCK_STREAM, SOCK_DGRAM};
     int rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(openat), 1,
                               SCMP_A2(SCMP_CMP_MASKED_EQ, O_ACCMODE | O_CREAT | O_TRUNC, O_RDONLY));
+
+    if (rc == 0) /* A and AAAA at once */
+        rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(sendmmsg), 1,
+                              SCMP_A3(SCMP_CMP_MASKED_EQ, (unsigned long)MSG_FASTOPEN, 0));
 
     for (unsigned i = 0; i < 4 && rc == 0; i++) /* the kernel reads 32 bits of each */
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 3,
@@ -234,6 +249,8 @@ static enum base_code enter(const struct box *box, bool *ret_landlock, struct ba
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, common[i], 0);
     for (size_t i = 0; i < box->n_calls && rc == 0; i++)
         rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, box->calls[i], 0);
+    if (rc == 0)
+        rc = add_common_rules(filter);
     if (rc == 0)
         rc = allow_threads(filter);
     if (rc == 0) /* glibc falls back to clone, whose flags can be looked at; those of clone3 lie in memory */
